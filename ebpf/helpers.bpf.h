@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
+/*
+ * How a program speaks to its loader (sections, map definitions, externs) and to the kernel (helper calls).
+ */
+#ifndef CHADTHROTTLE_HELPERS_BPF_H
+#define CHADTHROTTLE_HELPERS_BPF_H
+
+#include "types.bpf.h"
+#include "uapi.bpf.h"
+
+/* Names the section; "used" keeps what nothing in this file refers to. */
+#define SEC(name) __attribute__((section(name), used))
+
+#define LICENSE(text) const char LICENSE[] SEC("license") = text
+
+#define __always_inline inline __attribute__((always_inline))
+#define __noinline __attribute__((noinline))
+#define __weak __attribute__((weak))
+/* A global function that the kernel shall verify as a static one, in the context of each caller. */
+#define __hidden __attribute__((visibility("hidden")))
+/* Externs that the loader resolves: kernel functions and symbols, and the kernel's configuration. */
+#define __ksym __attribute__((section(".ksyms")))
+#define __kconfig __attribute__((section(".kconfig")))
+
+/*
+ * A map is a struct in section ".maps" whose values are never looked at: its members' BTF types are the definition.
+ * A number is the length of an array behind a pointer, a type is what a pointer points to.
+ */
+#define __uint(name, value) int (*name)[value]
+#define __type(name, type) __typeof__(type) *name
+#define __array(name, type) __typeof__(type) *name[]
+/* The value of "pinning" that asks for a pin under the map's name. */
+#define LIBBPF_PIN_BY_NAME 1
+
+/* A helper is called by its number in the uapi; the kernel replaces that by the function's address. */
+#define BPF_HELPER(number, result, name, ...) static result (*const name)(__VA_ARGS__) = (void *)(number)
+
+BPF_HELPER(1, void *, bpf_map_lookup_elem, void *map, const void *key);
+BPF_HELPER(12, long, bpf_tail_call, void *context, void *programs, __u32 index);
+BPF_HELPER(14, __u64, bpf_get_current_pid_tgid, void);
+BPF_HELPER(26, long, bpf_skb_load_bytes, const void *skb, __u32 offset, void *to, __u32 len);
+BPF_HELPER(93, long, bpf_spin_lock, struct bpf_spin_lock *lock);
+BPF_HELPER(94, long, bpf_spin_unlock, struct bpf_spin_lock *lock);
+BPF_HELPER(95, struct bpf_sock *, bpf_sk_fullsock, struct bpf_sock *sk);
+BPF_HELPER(107, void *, bpf_sk_storage_get, void *map, void *sk, void *initial, __u64 flags);
+BPF_HELPER(113, long, bpf_probe_read_kernel, void *to, __u32 size, const void *from);
+BPF_HELPER(154, void *, bpf_this_cpu_ptr, const void *percpu);
+BPF_HELPER(164, long, bpf_for_each_map_elem, void *map, void *callback, void *context, __u64 flags);
+BPF_HELPER(165, long, bpf_snprintf, char *text, __u32 size, const char *format, const __u64 *arguments,
+	   __u32 arguments_size);
+BPF_HELPER(169, long, bpf_timer_init, struct bpf_timer *timer, void *map, __u64 clock);
+BPF_HELPER(170, long, bpf_timer_set_callback, struct bpf_timer *timer, void *callback);
+BPF_HELPER(171, long, bpf_timer_start, struct bpf_timer *timer, __u64 nanoseconds, __u64 flags);
+BPF_HELPER(181, long, bpf_loop, __u32 count, void *callback, void *context, __u64 flags);
+
+#endif

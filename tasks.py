@@ -1,0 +1,149 @@
+"""What a developer does, as Invoke tasks. `invoke --list` shows them; the Makefile calls them."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from tools import build_ebpf as tool
+
+ROOT = tool.ROOT
+
+LEFTOVERS = (
+    "build",
+    "dist",
+    "chadthrottle/objects",
+    ".hypothesis",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+)
+
+# For commands run through sudo: no caches of root's in the user's checkout.
+NOTHING_LEFT_BY_ROOT = {
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTEST_ADDOPTS": "-p no:cacheprovider",
+    "HYPOTHESIS_STORAGE_DIRECTORY": "/root/.cache/hypothesis",
+}
+
+
+@task(help={"release": "stripped objects, as they are shipped (else with debug information)"})
+def build_ebpf(_: Context, release: bool = False) -> None:
+    """Compile ebpf/*.bpf.c into chadthrottle/objects/, as far as something changed."""
+    try:
+        tool.build_project("release" if release else "debug")
+    except tool.BuildError as error:
+        raise Exit(str(error)) from error
+
+
+@task
+def build(_: Context) -> None:
+    """Debug objects, and this checkout installed as an editable package."""
+    # The wheel's build hook builds the objects. Without isolation: hatchling is here, pinned.
+    install = ("install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
+    run(sys.executable, "-m", "pip", "--disable-pip-version-check", *install)
+
+
+@task
+def build_release(context: Context) -> None:
+    """Release objects; wheel and sdist in dist/, the wheel built from the sdist."""
+    build_ebpf(context, release=True)
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", ".")
+
+
+@task
+def clean(_: Context) -> None:
+    """Remove what builds and tools left; .venv stays."""
+    caches = [path for path in ROOT.rglob("__pycache__") if ".venv" not in path.parts]
+    for path in (*(ROOT / name for name in LEFTOVERS), *caches):
+        if path.exists():
+            try:
+                shutil.rmtree(path)
+            except PermissionError as error:
+                raise Exit(f"Cannot remove {error.filename}: made by root? Then: sudo make clean") from error
+
+
+@task(pre=[build_ebpf], help={"args": "further arguments for pytest, as one string"})
+def test(_: Context, args: str = "") -> None:
+    """Run all tests, as root: those of the kernel too, none of which may be skipped."""
+    run(
+        sys.executable,
+        *("-m", "pytest", *shlex.split(args)),
+        root=True,
+        env={"CHADTHROTTLE_REQUIRE_KERNEL_TESTS": "1", "PATH": _path()},
+    )
+
+
+@task
+def lint(_: Context) -> None:
+    """Check style with ruff and types with mypy."""
+    run(sys.executable, "-m", "ruff", "check", ".")
+    run(sys.executable, "-m", "mypy")
+
+
+@task(pre=[build_ebpf])
+def demo(_: Context) -> None:
+    """Show on a transfer of its own what chadthrottle does."""
+    run(sys.executable, "tools/demo.py", root=True, env={"PATH": _path()})
+
+
+@task(pre=[build_ebpf])
+def bench(_: Context) -> None:
+    """Run every benchmark in benchmarks/."""
+    for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
+        run(sys.executable, str(script.relative_to(ROOT)), root=True, env={"PATH": _path()})
+
+
+@task(help={"prefix": "where to install", "destdir": "directory to put before prefix, for packagers"})
+def install(_: Context, prefix: str = "/usr/local", destdir: str = "") -> None:
+    """Install a release build into PREFIX/lib/chadthrottle, with a link in PREFIX/bin."""
+    with tempfile.TemporaryDirectory(prefix="chadthrottle-install-") as scratch:
+        # All that comes over the network is fetched here, as the caller and with the caller's settings.
+        fetch = ("wheel", "--quiet", "--no-build-isolation", "--constraint", "constraints-dev.txt")
+        run(sys.executable, "-m", "pip", "--disable-pip-version-check", *fetch, "--wheel-dir", scratch, ".")
+        arguments = ("--prefix", prefix, "--destdir", destdir, "--wheels", scratch)
+        run(sys.executable, "tools/install.py", "install", *arguments, root=not _writable(destdir + prefix))
+
+
+@task(help={"prefix": "as given to install", "destdir": "as given to install"})
+def uninstall(_: Context, prefix: str = "/usr/local", destdir: str = "") -> None:
+    """Remove what install made, and nothing else."""
+    arguments = ("--prefix", prefix, "--destdir", destdir)
+    run(sys.executable, "tools/install.py", "uninstall", *arguments, root=not _writable(destdir + prefix))
+
+
+def run(*command: str, root: bool = False, env: dict[str, str] | None = None) -> None:
+    """Run a command in the source root, on this terminal; when it fails, end the task with its status.
+
+    With root=True through sudo, unless we are root already. Not Context.run: that copies the output
+    through pipes, and the tools then show neither colours nor progress.
+    """
+    if root and os.geteuid() != 0:
+        settings = NOTHING_LEFT_BY_ROOT | (env or {})
+        command = ("sudo", "env", *(f"{name}={value}" for name, value in settings.items()), *command)
+    print("+", shlex.join(command), flush=True)
+    try:
+        status = subprocess.run(command, cwd=ROOT, env=os.environ | (env or {}), check=False).returncode
+    except FileNotFoundError as error:
+        raise Exit(f"{error.filename} is not here; run it as root, or install it.", code=3) from error
+    if status:
+        raise Exit(code=status if status > 0 else 128 - status)
+
+
+def _path() -> str:
+    """$PATH with this environment first and the administrator's directories, where ip and bpftool are, last."""
+    return os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+
+def _writable(path: str) -> bool:
+    """Whether we may make things in path, or in what is there of it."""
+    present = next(parent for parent in (Path(path).absolute(), *Path(path).absolute().parents) if parent.exists())
+    return os.access(present, os.W_OK)

@@ -1,0 +1,1 @@
+"""What builds and installs chadthrottle; nothing here is part of the installed package."""
