@@ -1,0 +1,81 @@
+"""The base of Map, Program, Link: a kernel object this process holds by file descriptor."""
+
+import contextlib
+import os
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from chadthrottle.bpf import attr
+from chadthrottle.bpf.constants import BpfCmd
+from chadthrottle.bpf.syscall import bpf
+
+__all__ = ["Descriptor", "obj_get", "obj_pin"]
+
+
+class Descriptor:
+    """Owns one file descriptor: a context manager, closed once.
+
+    Closing drops our reference; the kernel object lives on as long as something else (a pin, a
+    link, another process) holds it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @property
+    def fd(self) -> int:
+        """The descriptor. Raises ValueError when closed, so a reused number is never touched."""
+        if self._fd < 0:
+            raise ValueError(f"{type(self).__name__} is closed")
+        return self._fd
+
+    def fileno(self) -> int:
+        return self.fd
+
+    @property
+    def closed(self) -> bool:
+        return self._fd < 0
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def pin(self, path: Path | str) -> None:
+        """Pin into bpffs, so that the object outlives this process. The directory must exist.
+
+        Raises BpfError: EEXIST when the name is taken, EINVAL when the path is not in a bpffs.
+        """
+        obj_pin(self.fd, path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            warnings.warn(f"{type(self).__name__} was never closed", ResourceWarning, stacklevel=2)
+            with contextlib.suppress(OSError):
+                self.close()
+
+
+def obj_pin(fd: int, path: Path | str) -> None:
+    """BPF_OBJ_PIN."""
+    name = attr.buffer_from(os.fsencode(path) + b"\0")
+    bpf(BpfCmd.BPF_OBJ_PIN, attr.Obj(pathname=attr.address(name), bpf_fd=fd), f"at {path}")
+
+
+def obj_get(path: Path | str, file_flags: int = 0) -> int:
+    """BPF_OBJ_GET: a new descriptor of what is pinned at `path`. Raises BpfError (ENOENT …)."""
+    name = attr.buffer_from(os.fsencode(path) + b"\0")
+    request = attr.Obj(pathname=attr.address(name), file_flags=file_flags)
+    return bpf(BpfCmd.BPF_OBJ_GET, request, f"of {path}")

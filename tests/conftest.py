@@ -1,0 +1,127 @@
+"""Fixtures for every test, and the rules for those that need the kernel.
+
+A test with the marker `kernel` (all of tests/kernel have it) runs as root, alone on this machine (see
+support/kernel_lock.py), and leaves nothing behind (support/leftovers.py). Without root it is skipped
+with the reason; with CHADTHROTTLE_REQUIRE_KERNEL_TESTS=1 its skip, whatever the reason, is a failure.
+
+Tests attach to `leaf_cgroup` or in `netns_pair`, never to the cgroup2 root or the machine's devices.
+"""
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.bpffs import mount_bpffs, unmount_bpffs
+from tests.support.cgroups import cgroup2_root, make_cgroup, remove_cgroup
+from tests.support.kernel_lock import kernel_lock
+from tests.support.leftovers import Machine
+from tests.support.network import Endpoint, veth_pair
+from tests.support.objects import build_objects
+
+REQUIRE_KERNEL_TESTS = "CHADTHROTTLE_REQUIRE_KERNEL_TESTS"
+MARKER = "kernel"
+FOLDER = Path(__file__).parent / "kernel"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(FOLDER):
+            item.add_marker(MARKER)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    # An expected failure is reported as a skip, too.
+    if report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker(MARKER):
+        _require(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped and collector.path.is_relative_to(FOLDER):
+        _require(report)
+    return report
+
+
+def _require(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get(REQUIRE_KERNEL_TESTS) == "1":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{reason}\n{REQUIRE_KERNEL_TESTS}=1: a skipped kernel test is a failure"
+
+
+@pytest.fixture(scope="session")
+def alone_on_this_machine() -> Iterator[None]:
+    """Holds the machine's kernel lock until the session ends."""
+    with kernel_lock():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Of a kernel test: no program, map, BTF object, link, pin, cgroup, namespace or device."""
+    if request.node.get_closest_marker(MARKER) is None:
+        yield
+        return
+    if os.geteuid() != 0:
+        pytest.skip(f"needs root, runs as uid {os.geteuid()}")
+    request.getfixturevalue("alone_on_this_machine")
+    before = Machine.now()
+    yield
+    additions = before.additions()
+    assert not additions, "left behind:\n  " + "\n  ".join(additions)
+
+
+@pytest.fixture
+def leaf_cgroup() -> Iterator[Path]:
+    """A cgroup of the test's own, directly below the cgroup2 root. Removed with all below and in it."""
+    root = cgroup2_root()
+    if root is None:
+        pytest.skip("needs cgroup2, and none is mounted")
+    path = make_cgroup(root)
+    try:
+        yield path
+    finally:
+        remove_cgroup(path)
+
+
+@pytest.fixture
+def bpffs(tmp_path: Path) -> Iterator[Path]:
+    """An empty bpffs of the test's own."""
+    directory = tmp_path / "bpffs"
+    directory.mkdir()
+    mount_bpffs(directory)
+    try:
+        yield directory
+    finally:
+        unmount_bpffs(directory)
+
+
+@pytest.fixture
+def netns_pair() -> Iterator[tuple[Endpoint, Endpoint]]:
+    """Two network namespaces connected by a veth, with IPv4 and IPv6 addresses."""
+    with veth_pair() as pair:
+        yield pair
+
+
+@pytest.fixture(scope="session")
+def object_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Find a freshly compiled debug object by name: of tests/objects ("minimal") or of ebpf/ ("traffic")."""
+    output = tmp_path_factory.mktemp("objects")
+    built: dict[str, Path] = {}
+
+    def find(name: str) -> Path:
+        if not built:
+            built.update(build_objects(output))
+        return built[name]
+
+    return find

@@ -1,0 +1,175 @@
+"""`python -m chadthrottle.bpf` as a user meets it: a process, its output, its exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chadthrottle.bpf.programs import Program
+
+ObjectPath = Callable[[str], Path]
+
+
+def run(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "chadthrottle.bpf", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
+
+
+def test_check_shows_every_program(object_path: ObjectPath) -> None:
+    done = run("check", object_path("traffic"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ok      count_egress (cgroup_skb/egress)" in done.stdout
+    assert "2 of 2 programs loaded" in done.stdout
+
+
+def test_check_in_json(object_path: ObjectPath) -> None:
+    answer = json.loads(run("check", "--json", object_path("traffic")).stdout)
+    assert answer["schema"] == 1
+    program = answer["programs"][0]
+    assert program["loaded"] is True
+    assert len(program["tag"]) == 16
+    assert program["load_ms"] > 0
+    assert program["type"] == "BPF_PROG_TYPE_CGROUP_SKB"
+    assert set(program["maps"]) == {"traffic", ".rodata"}
+
+
+def test_check_goes_on_after_a_failure_and_exits_5(object_path: ObjectPath) -> None:
+    done = run("check", object_path("fail_call_into_section"))
+    assert done.returncode == 5
+    assert "FAILED  caller" in done.stdout
+    assert "ok      callee" in done.stdout
+    assert "1 of 2 programs loaded" in done.stdout
+
+
+def test_check_passes_over_optional_programs_unless_named(object_path: ObjectPath) -> None:
+    assert "skipped when_asked" in run("check", object_path("optional")).stdout
+    assert "1 of 1 programs loaded" in run("check", object_path("optional"), "when_asked").stdout
+
+
+def test_check_verbose_shows_the_whole_log(object_path: ObjectPath) -> None:
+    short, whole = (run("check", *more, object_path("fail_uninit_reg")) for more in ([], ["--verbose"]))
+    assert "processed 1 insns" not in short.stdout
+    assert "processed 1 insns" in whole.stdout
+
+
+def test_sizes_and_variables_can_be_set(object_path: ObjectPath) -> None:
+    assert run("check", object_path("map_zero_entries")).returncode == 5
+    assert run("check", "--entries", "sized_by_user=8", object_path("map_zero_entries")).returncode == 0
+    assert run("check", "--set", "knob_u32=8", object_path("globals")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "knob_u8=300"], "300 does not fit knob_u8"),
+        (["--set", "nothing=1"], "no variable 'nothing'"),
+        (["--set", "knob_u8"], "NAME=NUMBER"),
+        (["--entries", ".data=5"], "no map '.data'"),
+        (["--map-memory", "0"], "from 1"),
+        (["no_such_program"], "no program 'no_such_program'"),
+    ],
+)
+def test_wrong_arguments_exit_2(arguments: list[str], words: str, object_path: ObjectPath) -> None:
+    done = run("check", object_path("globals"), *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF", b"nonsense" * 1000])
+def test_not_an_object_exits_2(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.o"
+    path.write_bytes(content)
+    for command in ("check", "load", "dump"):
+        done = run(command, path)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {path}: ")
+        assert json.loads(run(command, "--json", path).stdout)["error"]["code"] == 2
+
+
+def test_no_file_and_no_regular_file_exit_2(tmp_path: Path) -> None:
+    assert "No such file" in run("check", tmp_path / "absent.o").stderr
+    assert "no regular file" in run("check", tmp_path).stderr
+    assert "no regular file" in run("check", "/dev/zero").stderr
+
+
+def test_load_pins_as_bpftool_does(object_path: ObjectPath, bpffs: Path) -> None:
+    path, ours, theirs = object_path("globals"), bpffs / "ours", bpffs / "theirs"
+    done = run("load", path, "--pin", ours)
+    assert (done.returncode, done.stderr) == (0, "")
+    theirs.mkdir()
+    subprocess.run(
+        ["bpftool", "prog", "loadall", path, theirs, "pinmaps", theirs], check=True, capture_output=True
+    )
+    try:
+        assert sorted(p.name for p in ours.iterdir()) == sorted(p.name for p in theirs.iterdir())
+        with Program.open_pinned(ours / "sum_data") as program:
+            assert program.test_run(bytes(64)).retval == 122
+    finally:
+        for pin in (*ours.iterdir(), *theirs.iterdir()):
+            pin.unlink()
+
+
+def test_load_that_cannot_pin_leaves_nothing(object_path: ObjectPath, bpffs: Path) -> None:
+    path, pins = object_path("globals"), bpffs / "pins"
+    pins.mkdir()
+    assert run("load", path, "--pin", pins).returncode == 0
+    (pins / "sum_data").rename(pins / "keep")
+    for pin in pins.iterdir():
+        if pin.name not in ("keep", "globals_bss"):
+            pin.unlink()
+    done = run("load", path, "--pin", pins)  # globals_bss is in the way
+    assert done.returncode == 5
+    assert "EEXIST" in done.stderr
+    assert sorted(p.name for p in pins.iterdir()) == ["globals_bss", "keep"]
+    for pin in pins.iterdir():
+        pin.unlink()
+
+
+def test_load_outside_a_bpffs_fails_and_leaves_no_directory(object_path: ObjectPath, tmp_path: Path) -> None:
+    done = run("load", object_path("minimal"), "--pin", tmp_path / "pins")
+    assert done.returncode != 0
+    assert "bpffs" in done.stderr
+    assert not (tmp_path / "pins").exists()
+
+
+def test_dump_needs_no_root(object_path: ObjectPath, tmp_path: Path) -> None:
+    copy = tmp_path / "core.bpf.o"
+    copy.write_bytes(object_path("core").read_bytes())
+    done = run("dump", "--json", copy)
+    answer = json.loads(done.stdout)
+    wants = [r["wants"] for p in answer["programs"] for r in p["core_relocations"]]
+    assert "the offset of struct task_struct.signal" in wants
+
+
+def test_check_without_privilege_says_which_and_exits_3(object_path: ObjectPath) -> None:
+    command = [sys.executable, "-m", "chadthrottle.bpf", "check", str(object_path("minimal"))]
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 3
+    assert "CAP_BPF" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_logs_each_call(object_path: ObjectPath) -> None:
+    done = run("check", "--debug", object_path("minimal"))
+    assert any(line.startswith("bpf(BPF_PROG_LOAD) = ") for line in done.stderr.splitlines())
+
+
+def test_a_closed_pipe_is_no_traceback(object_path: ObjectPath) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        command = [sys.executable, "-m", "chadthrottle.bpf", "dump", str(object_path("sections"))]
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,83 @@
+"""What a test must not leave behind: compare the machine before and after.
+
+Meaningful under the kernel lock only: whatever appears meanwhile counts as the test's.
+"""
+
+import gc
+import time
+from dataclasses import dataclass
+
+from chadthrottle.bpf.constants import BpfCmd
+from chadthrottle.bpf.descriptor import Descriptor
+from chadthrottle.bpf.errors import BpfError
+from chadthrottle.bpf.info import fd_by_id, ids, map_info
+from chadthrottle.bpf.links import Link
+from chadthrottle.bpf.programs import Program
+from tests.support.bpffs import all_pins
+from tests.support.cgroups import leftover_cgroups
+from tests.support.network import leftover_network
+
+# The kernel frees programs, maps and dead cgroups' attachments after a grace period, in a worker.
+PATIENCE_SECONDS = 5.0
+
+COMMANDS = {
+    "program": BpfCmd.BPF_PROG_GET_NEXT_ID,
+    "map": BpfCmd.BPF_MAP_GET_NEXT_ID,
+    "BTF object": BpfCmd.BPF_BTF_GET_NEXT_ID,
+    "link": BpfCmd.BPF_LINK_GET_NEXT_ID,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Everything a test could leave behind, by name."""
+
+    kernel_objects: frozenset[tuple[str, int]]
+    others: frozenset[str]
+
+    @classmethod
+    def now(cls) -> "Machine":
+        """Look around."""
+        objects = ((kind, number) for kind, command in COMMANDS.items() for number in ids(command))
+        return cls(frozenset(objects), frozenset(all_pins() | leftover_cgroups() | leftover_network()))
+
+    def additions(self, patience: float = PATIENCE_SECONDS) -> list[str]:
+        """What is there now that was not then, once the kernel had its time."""
+        deadline = time.monotonic() + patience
+        pause = 0.001
+        collected = False
+        while True:
+            now = Machine.now()
+            objects, others = now.kernel_objects - self.kernel_objects, now.others - self.others
+            if not objects and not others:
+                return []
+            if time.monotonic() > deadline:
+                return sorted(others) + [describe(*each) for each in sorted(objects)]
+            if not collected:
+                # An unclosed descriptor in a reference cycle is somebody's ResourceWarning, not a leak.
+                gc.collect()
+                collected = True
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+
+
+def describe(kind: str, number: int) -> str:
+    """A kernel object for the message of a failed test."""
+    try:
+        return f"{kind} {number}{_details(kind, number)}"
+    except BpfError:
+        return f"{kind} {number} (just gone)"
+
+
+def _details(kind: str, number: int) -> str:
+    if kind == "program":
+        with Program.by_id(number) as program:
+            return f' "{program.name}" of type {program.prog_type}'
+    if kind == "link":
+        with Link.by_id(number) as link:
+            info = link.info()
+            return f" of type {info.type}, program {info.program_id}"
+    if kind == "map":
+        with Descriptor(fd_by_id(BpfCmd.BPF_MAP_GET_FD_BY_ID, number)) as descriptor:
+            return f' "{map_info(descriptor.fd).name}"'
+    return ""

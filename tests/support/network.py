@@ -1,0 +1,96 @@
+"""Private network namespaces: the only devices tests attach to are in them."""
+
+import ctypes
+import itertools
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "ct-test-"
+NAMESPACES = Path("/run/netns")
+CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One end of the veth pair, alone in its namespace."""
+
+    namespace: str
+    device: str
+    ifindex: int
+    ipv4: str
+    ipv6: str
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Be in the namespace: this thread, its sockets and the children it forks; mounts stay as they are."""
+        with entered_namespace(self.namespace):
+            yield
+
+    def command(self, *words: str) -> list[str]:
+        """Words to run in the namespace. Not `ip netns exec`, which hides bpffs and cgroup2."""
+        return ["nsenter", f"--net={NAMESPACES / self.namespace}", "--", *words]
+
+
+@contextmanager
+def entered_namespace(name: str) -> Iterator[None]:
+    """Be in a named network namespace."""
+    with Path("/proc/thread-self/ns/net").open("rb") as home, (NAMESPACES / name).open("rb") as away:
+        _setns(away.fileno())
+        try:
+            yield
+        finally:
+            _setns(home.fileno())
+
+
+@contextmanager
+def veth_pair() -> Iterator[tuple[Endpoint, Endpoint]]:
+    """Two namespaces, a veth between them, both families configured and usable at once."""
+    number = next(_numbers)
+    names = [f"{PREFIX}{os.getpid()}-{number}{side}" for side in "ab"]
+    with ExitStack() as stack:
+        for name in names:
+            _ip("netns", "add", name)
+            stack.callback(_ip, "netns", "del", name)
+        # Born inside: the machine's own namespace never sees the devices.
+        _ip("-n", names[0], "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", names[1])
+        yield _configure(names[0], 1), _configure(names[1], 2)
+
+
+def leftover_network() -> set[str]:
+    """Test namespaces, of whichever process, and the devices of this one."""
+    namespaces = {f"namespace {path.name}" for path in NAMESPACES.glob(f"{PREFIX}*")}
+    return namespaces | {f"device {path.name}" for path in Path("/sys/class/net").iterdir()}
+
+
+def _configure(namespace: str, host: int) -> Endpoint:
+    ipv4, ipv6 = f"10.213.7.{host}", f"fd00:c7::{host}"
+    _ip("-n", namespace, "address", "add", f"{ipv4}/24", "dev", "veth0")
+    # nodad: usable now, not when duplicate address detection is through.
+    _ip("-n", namespace, "address", "add", f"{ipv6}/64", "dev", "veth0", "nodad")
+    _ip("-n", namespace, "link", "set", "lo", "up")
+    _ip("-n", namespace, "link", "set", "veth0", "up")
+    with entered_namespace(namespace):
+        return Endpoint(namespace, "veth0", _ifindex("veth0"), ipv4, ipv6)
+
+
+def _ifindex(device: str) -> int:
+    return socket.if_nametoindex(device)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def _setns(fd: int) -> None:
+    # os.setns() came with Python 3.12.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(fd, CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns: {os.strerror(number)}")
