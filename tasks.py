@@ -86,6 +86,7 @@ def test(_: Context, args: str = "") -> None:
 def lint(_: Context) -> None:
     """Check style with ruff and types with mypy."""
     run(sys.executable, "-m", "ruff", "check", ".")
+    run(sys.executable, "-m", "ruff", "format", "--check", ".")
     run(sys.executable, "-m", "mypy")
 
 
@@ -98,8 +99,42 @@ def demo(_: Context) -> None:
 @task(pre=[build_ebpf])
 def bench(_: Context) -> None:
     """Run every benchmark in benchmarks/."""
-    for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
+    for script in sorted((ROOT / "benchmarks").glob("*.py")):
         run(sys.executable, str(script.relative_to(ROOT)), root=True, env={"PATH": _path()})
+
+
+@task(
+    pre=[build_ebpf],
+    help={
+        "kernel": "6.1, 6.12 or all",
+        "args": "further arguments for pytest, as one string",
+        "minutes": "when to give up on a kernel",
+    },
+)
+def vm(_: Context, kernel: str = "all", args: str = "", minutes: int = 30) -> None:
+    """Run the kernel tests on Debian's other kernels, under qemu (docs/other-kernels.md)."""
+    from tests.support.objects import build_objects
+    from tools.vm import guest, kernels
+    from tools.vm.errors import VmError
+
+    if kernel != "all" and kernel not in kernels.VERSIONS:
+        raise Exit(f"--kernel is one of {', '.join(kernels.VERSIONS)}, all; not {kernel!r}", code=2)
+    color = "yes" if sys.stdout.isatty() else "no"
+    command = (sys.executable, "-m", "pytest", "tests/kernel", f"--color={color}", *shlex.split(args))
+    objects = kernels.CACHE / "objects"
+    environment = {"PATH": _path(), "HOME": "/root", "COLUMNS": "120", "CHADTHROTTLE_TEST_OBJECTS": str(objects)}
+    build_objects(objects)  # here, because the guest needs minutes for it
+    failed = 0
+    for version in kernels.VERSIONS if kernel == "all" else [kernel]:
+        try:
+            found = kernels.get(version)
+            print(f"+ on Linux {found.release}: {shlex.join(command)}", flush=True)
+            status = guest.run(found, command, environment, minutes * 60)
+        except VmError as error:
+            raise Exit(str(error)) from error
+        failed = failed or status
+    if failed:
+        raise Exit(code=failed)
 
 
 @task(help={"prefix": "where to install", "destdir": "directory to put before prefix, for packagers"})

@@ -21,6 +21,7 @@ from tests.support.network import Endpoint, veth_pair
 from tests.support.objects import build_objects
 
 REQUIRE_KERNEL_TESTS = "CHADTHROTTLE_REQUIRE_KERNEL_TESTS"
+TEST_OBJECTS = "CHADTHROTTLE_TEST_OBJECTS"
 MARKER = "kernel"
 FOLDER = Path(__file__).parent / "kernel"
 
@@ -115,8 +116,10 @@ def netns_pair() -> Iterator[tuple[Endpoint, Endpoint]]:
 
 @pytest.fixture(scope="session")
 def object_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Find a freshly compiled debug object by name: of tests/objects ("minimal") or of ebpf/ ("traffic")."""
-    output = tmp_path_factory.mktemp("objects")
+    """Find an up-to-date debug object by name: of tests/objects ("minimal") or of ebpf/ ("traffic")."""
+    # An emulated guest takes minutes to compile them all. What lies there is used only if its stamp fits.
+    prepared = os.environ.get(TEST_OBJECTS)
+    output = Path(prepared) if prepared else tmp_path_factory.mktemp("objects")
     built: dict[str, Path] = {}
 
     def find(name: str) -> Path:

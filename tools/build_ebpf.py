@@ -302,9 +302,7 @@ def _version(program: str, pattern: str) -> str | None:
     if shutil.which(program) is None:
         return None
     try:
-        result = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, errors="replace", check=False
-        )
+        result = subprocess.run([program, "--version"], capture_output=True, text=True, errors="replace", check=False)
     except OSError:  # there, but not a program of this machine
         return None
     found = re.search(pattern, result.stdout)

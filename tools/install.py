@@ -117,9 +117,7 @@ def check_ours(layout: Layout) -> None:
     }
     for path in layout:
         if os.path.lexists(path) and not ours[path]:
-            raise InstallError(
-                f"{path} was not made by `make install`: left as it is. Remove or move it yourself."
-            )
+            raise InstallError(f"{path} was not made by `make install`: left as it is. Remove or move it yourself.")
 
 
 def system_python() -> str:

@@ -1,10 +1,10 @@
 """`python -m chadthrottle.bpf check|load|dump OBJ`: the runtime by itself, on anyone's object."""
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from chadthrottle.bpf import commands, syscall
 from chadthrottle.bpf.map_load import DEFAULT_MAP_BYTES_LIMIT
@@ -32,11 +32,16 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true", help="machine-readable, schema 1")
     for one in (check, load):
         one.add_argument("program", metavar="PROGRAM", nargs="*", help="only these; default all but ?-sections")
-        one.add_argument(
-            "--set", metavar="VAR=N", action="append", default=[], help="set a global variable first"
-        )
+        one.add_argument("--set", metavar="VAR=N", action="append", default=[], help="set a global variable first")
         one.add_argument(
             "--entries", metavar="MAP=N", action="append", default=[], help="set a map's max_entries first"
+        )
+        one.add_argument(
+            "--value-size",
+            metavar="MAP=BYTES",
+            action="append",
+            default=[],
+            help="set the size of a map's values first",
         )
         one.add_argument(
             "--map-memory",
@@ -72,7 +77,8 @@ def _numbers(pairs: list[str], what: str) -> dict[str, int]:
 def _configured(arguments: argparse.Namespace) -> ObjectSpec:
     spec = open_object(arguments.object)
     spec = spec.with_constants(_numbers(arguments.set, "--set"))
-    return spec.with_map_sizes(_numbers(arguments.entries, "--entries"))
+    sizes = _numbers(arguments.value_size, "--value-size")
+    return spec.with_map_sizes(_numbers(arguments.entries, "--entries"), sizes)
 
 
 def _run(arguments: argparse.Namespace) -> tuple[commands.Answer, int]:
@@ -86,6 +92,17 @@ def _run(arguments: argparse.Namespace) -> tuple[commands.Answer, int]:
     return commands.load_and_pin(_configured(arguments), arguments.program, arguments.pin, limit), 0
 
 
+def _print_json(data: dict[str, Any]) -> None:
+    import json  # not for the others: importing it costs milliseconds
+
+    print(json.dumps(data))
+
+
+def _printable(text: str) -> str:
+    """Without what a hostile object's names could do to a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status comes back. Nothing is raised but SystemExit by argparse."""
     arguments = _parser().parse_args(argv)
@@ -95,14 +112,14 @@ def main(argv: list[str] | None = None) -> int:
         answer, status = _run(arguments)
     except ChadthrottleError as error:
         if arguments.json:
-            print(json.dumps(commands.error_answer(error)))
+            _print_json(commands.error_answer(error))
         else:
-            print(f"error: {error}", file=sys.stderr)
+            print(_printable(f"error: {error}"), file=sys.stderr)
         return error.exit_code
     if arguments.json:
-        print(json.dumps(answer.data))
+        _print_json(answer.data)
     else:
-        print("\n".join(answer.lines()))
+        print(_printable("\n".join(answer.lines())))
     return status
 
 

@@ -388,5 +388,3 @@ class IterLinkTarget(Structure):
 
     _anonymous_ = ("u",)
     _fields_ = [("u", _Union)]
-
-

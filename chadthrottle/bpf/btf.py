@@ -7,8 +7,8 @@ this way: see kernel_btf.py.
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from chadthrottle.bpf.constants import BtfKind
 from chadthrottle.bpf.errors import ObjectFormatError
@@ -55,6 +55,9 @@ _TRANSPARENT = frozenset(
 _MAX_DEPTH = 32
 # kernel/bpf/btf.c: BTF_MAX_TYPE.
 _MAX_TYPES = 0x100000
+# PATH_MAX, for file names; identifiers are much shorter. Without a bound, a hundred thousand names
+# could each be the tail of one string as long as the file.
+_MAX_STRING_BYTES = 4096
 
 
 def trailer_bytes(kind: int, vlen: int) -> int | None:
@@ -63,8 +66,7 @@ def trailer_bytes(kind: int, vlen: int) -> int | None:
     return None if entry is None else entry[0] + entry[1] * vlen
 
 
-@dataclass(frozen=True, slots=True)
-class BtfType:
+class BtfType(NamedTuple):
     """One record. `value` is the union of `size` and `type`; `at` its byte in the type stream."""
 
     id: int
@@ -76,8 +78,7 @@ class BtfType:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class BtfMember:
+class BtfMember(NamedTuple):
     """A member of a struct or union."""
 
     name: str
@@ -86,8 +87,7 @@ class BtfMember:
     """As encoded: with the record's kind_flag, the top byte is a bitfield's width."""
 
 
-@dataclass(frozen=True, slots=True)
-class BtfEntry:
+class BtfEntry(NamedTuple):
     """A variable in a DATASEC; offset and size in bytes."""
 
     type_id: int
@@ -122,9 +122,7 @@ class Btf:
     def serialize(self) -> bytes:
         """The whole blob, header included, as BPF_BTF_LOAD takes it."""
         size = BTF_HEADER.size
-        header = BTF_HEADER.pack(
-            _MAGIC, 1, 0, size, 0, len(self.types), len(self.types), len(self.strings)
-        )
+        header = BTF_HEADER.pack(_MAGIC, 1, 0, size, 0, len(self.types), len(self.types), len(self.strings))
         return header + self.types + self.strings
 
     def type(self, type_id: int) -> BtfType:
@@ -135,9 +133,9 @@ class Btf:
 
     def string(self, offset: int) -> str:
         """The NUL-terminated string at `offset`. Raises ObjectFormatError."""
-        if offset >= len(self.strings):
-            raise ObjectFormatError(f"BTF string at {offset} of {len(self.strings)}")
-        end = self.strings.index(0, offset)
+        end = self.strings.find(0, offset, offset + _MAX_STRING_BYTES)
+        if offset >= len(self.strings) or end < 0:
+            raise ObjectFormatError(f"no BTF string ends within 4096 bytes from {offset} of {len(self.strings)}")
         return self.strings[offset:end].decode("utf-8", "replace")
 
     def name(self, type_id: int) -> str:
@@ -157,11 +155,20 @@ class Btf:
         start = record.at + _TYPE.size
         yield from _TYPE.iter_unpack(self.types[start : start + _TYPE.size * record.vlen])
 
-    def enumerators(self, record: BtfType) -> Iterator[str]:
-        """The names of an ENUM or ENUM64."""
-        step = 8 if record.kind == BtfKind.BTF_KIND_ENUM else 12
-        for index in range(record.vlen):
-            yield self.string(self.word(record, 3 + index * step // 4))
+    def member(self, record: BtfType, index: int) -> BtfMember:
+        """One member of a struct or union. Raises IndexError."""
+        name, type_id, bit_offset = (self._entry_word(record, index, 3, n) for n in range(3))
+        return BtfMember(self.string(name), type_id, bit_offset)
+
+    def enumerator(self, record: BtfType, index: int) -> str:
+        """The name of one of an ENUM's or ENUM64's values. Raises IndexError."""
+        words = 2 if record.kind == BtfKind.BTF_KIND_ENUM else 3
+        return self.string(self._entry_word(record, index, words, 0))
+
+    def _entry_word(self, record: BtfType, index: int, words: int, number: int) -> int:
+        if not 0 <= index < record.vlen:
+            raise IndexError(index)
+        return self.word(record, 3 + index * words + number)
 
     def word(self, record: BtfType, index: int) -> int:
         """The `index`-th 32-bit word of the record, counted from its start."""
@@ -218,9 +225,7 @@ class Btf:
     @cached_property
     def datasecs(self) -> dict[str, BtfType]:
         """DATASEC records by section name."""
-        return {
-            self.string(t.name_offset): t for t in self.table if t.kind == BtfKind.BTF_KIND_DATASEC
-        }
+        return {self.string(t.name_offset): t for t in self.table if t.kind == BtfKind.BTF_KIND_DATASEC}
 
     @cached_property
     def functions(self) -> dict[str, BtfType]:
@@ -239,9 +244,7 @@ _SIZED = frozenset(
         BtfKind.BTF_KIND_DATASEC,
     }
 )
-_INTEGERS = frozenset(
-    {BtfKind.BTF_KIND_INT, BtfKind.BTF_KIND_ENUM, BtfKind.BTF_KIND_ENUM64}
-)
+_INTEGERS = frozenset({BtfKind.BTF_KIND_INT, BtfKind.BTF_KIND_ENUM, BtfKind.BTF_KIND_ENUM64})
 
 
 def _walk(types: bytes) -> Iterator[BtfType]:

@@ -5,7 +5,9 @@ code section; the linker rebases them.
 """
 
 import struct
-from dataclasses import dataclass
+from bisect import bisect_left
+from operator import itemgetter
+from typing import NamedTuple
 
 from chadthrottle.bpf.btf import Btf
 from chadthrottle.bpf.errors import ObjectFormatError
@@ -19,22 +21,23 @@ _CORE = struct.Struct("<II")
 _MIN_RECORD = {"func_info": 8, "line_info": 16, "core_relo": 16}
 # MAX_FUNCINFO_REC_SIZE and its likes (kernel/bpf/verifier.c).
 _MAX_RECORD = 252
+_offset = itemgetter(0)
 
 
-@dataclass(frozen=True, slots=True)
-class InfoTable:
-    """Records of `record_size` bytes, (byte offset in section, record) in file order, by section."""
+class InfoTable(NamedTuple):
+    """Records of `record_size` bytes, (byte offset in section, record) by offset, by section."""
 
     record_size: int
     sections: dict[str, tuple[tuple[int, bytes], ...]]
 
     def within(self, section: str, start: int, end: int) -> tuple[tuple[int, bytes], ...]:
         """The records whose byte offset lies in [start, end)."""
-        return tuple(r for r in self.sections.get(section, ()) if start <= r[0] < end)
+        records = self.sections.get(section, ())
+        first = bisect_left(records, start, key=_offset)
+        return records[first : bisect_left(records, end, first, key=_offset)]
 
 
-@dataclass(frozen=True, slots=True)
-class BtfExt:
+class BtfExt(NamedTuple):
     """All three tables; one the file lacks has record_size 0."""
 
     func_info: InfoTable
@@ -76,7 +79,7 @@ def _table(name: str, data: bytes, btf: Btf) -> InfoTable:
     record_size = int.from_bytes(data[:4], "little")
     if not _MIN_RECORD[name] <= record_size <= _MAX_RECORD or record_size % 4:
         raise ObjectFormatError(f".BTF.ext: {name} has records of {record_size} bytes")
-    sections: dict[str, tuple[tuple[int, bytes], ...]] = {}
+    sections: dict[str, list[tuple[int, bytes]]] = {}
     at = 4
     while at < len(data):
         if at + 8 > len(data):
@@ -85,11 +88,10 @@ def _table(name: str, data: bytes, btf: Btf) -> InfoTable:
         at += 8
         if at + count * record_size > len(data):
             raise ObjectFormatError(f".BTF.ext: {name} is cut off")
-        records = []
+        records = sections.setdefault(btf.string(section_name), [])
         for _ in range(count):
             record = data[at : at + record_size]
             records.append((int.from_bytes(record[:4], "little"), record))
             at += record_size
-        section = btf.string(section_name)
-        sections[section] = sections.get(section, ()) + tuple(records)
-    return InfoTable(record_size, sections)
+    # Compilers write them in order already; `within` counts on it.
+    return InfoTable(record_size, {name: tuple(sorted(found, key=_offset)) for name, found in sections.items()})

@@ -90,9 +90,7 @@ def fix_btf(btf: Btf, image: ElfImage, externs: dict[str, Extern]) -> Btf:
     return editor.finish()
 
 
-def _set_entry(
-    editor: BtfEditor, datasec: BtfType, index: int, type_id: int, offset: int, size: int
-) -> None:
+def _set_entry(editor: BtfEditor, datasec: BtfType, index: int, type_id: int, offset: int, size: int) -> None:
     for word, value in enumerate((type_id, offset, size)):
         editor.set_word(datasec, 3 + 3 * index + word, value)
 
@@ -111,18 +109,19 @@ def _hide_functions(editor: BtfEditor, image: ElfImage) -> None:
 def _fake_ksyms(editor: BtfEditor, datasec: BtfType) -> None:
     """The kernel knows no externs: each becomes a 4-byte global variable, functions a dummy one."""
     btf = editor.btf
-    int_id = next(
-        (t.id for t in btf.table if t.kind == BtfKind.BTF_KIND_INT and t.value == 4), None
-    )
+    int_id = next((t.id for t in btf.table if t.kind == BtfKind.BTF_KIND_INT and t.value == 4), None)
     if int_id is None:
         int_id = editor.add_type(editor.add_string("int"), _INT_INFO, 4, 1 << 24 | 32)
     dummy_name = editor.add_string("extern_symbol")
     dummy_id: int | None = None
+    named: set[int] = set()  # prototypes: a damaged section may list one function 65535 times
     for index, entry in enumerate(btf.entries(datasec)):
         record, type_id = btf.type(entry.type_id), entry.type_id
         if record.kind == BtfKind.BTF_KIND_FUNC:
             editor.set_word(record, 1, BtfKind.BTF_KIND_FUNC << 24 | BtfLinkage.BTF_GLOBAL)
-            _name_parameters(editor, btf.type(record.value), dummy_name)
+            if record.value not in named:
+                named.add(record.value)
+                _name_parameters(editor, btf.type(record.value), dummy_name)
             if dummy_id is None:
                 dummy_id = editor.add_type(dummy_name, _VAR_INFO, int_id, BtfLinkage.BTF_GLOBAL)
             type_id = dummy_id

@@ -120,9 +120,7 @@ def _replace(editor: BtfEditor, record: BtfType, byte_id: int) -> None:
             _set_triples(editor, record, [(name, byte_id, 0) for name in names])
 
 
-def _retype(
-    editor: BtfEditor, record: BtfType, kind: int, vlen: int = 0, value: int | None = None
-) -> None:
+def _retype(editor: BtfEditor, record: BtfType, kind: int, vlen: int = 0, value: int | None = None) -> None:
     editor.set_word(record, 1, kind << 24 | vlen)
     if value is not None:
         editor.set_word(record, 2, value)

@@ -3,9 +3,8 @@
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from chadthrottle.bpf import core_reloc, render
 from chadthrottle.bpf.errors import BpfError, VerifierError
@@ -22,8 +21,7 @@ _SCHEMA = 1
 _PIN_ROOT = Path("/sys/fs/bpf")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A command's result: `data` for --json, and the lines a person reads."""
 
     data: _Json
@@ -44,40 +42,52 @@ def error_answer(error: ChadthrottleError) -> _Json:
 def check(
     spec: ObjectSpec, chosen: Iterable[str], map_bytes_limit: int, *, verbose: bool = False
 ) -> tuple[Answer, int]:
-    """Load every program by itself, or the chosen ones. The status is 0 if all loaded, else 3 or 5.
+    """Load every program by itself, or the chosen ones, and create every map.
 
-    Maps are created as they are first needed; nothing is attached, pinned or kept. `verbose` shows the
-    verifier's whole log to people; --json always has it.
+    The status is 0 if all went well, else 3 (not permitted) or 5. Nothing is attached, pinned or kept.
+    `verbose` shows the verifier's whole log to people; --json always has it.
     """
     wanted = list(chosen)
     _require_programs(spec, wanted)
-    results: list[_Json] = []
-    status = 0
+    programs, maps = [], []
     with Loader(spec, map_bytes_limit=map_bytes_limit) as loader:
         for program in spec.programs.values():
-            if wanted and program.name not in wanted:
-                continue
-            entry = _program_entry(program)
-            results.append(entry)
-            if not wanted and not program.autoload:
-                continue
-            started = time.perf_counter_ns()
-            try:
-                for name in _maps_of(program):
-                    loader.map(name)
-                started = time.perf_counter_ns()
-                loaded = loader.program(program.name)
-                entry["load_ms"] = round((time.perf_counter_ns() - started) / 1e6, 3)
-                entry["tag"] = loaded.info().tag
-                entry["loaded"] = True
-            except ChadthrottleError as error:
-                entry["load_ms"] = round((time.perf_counter_ns() - started) / 1e6, 3)
-                entry["loaded"] = False
-                entry["error"] = _error_entry(error)
-                # A program the runtime cannot load is the object's fault, and still not a success.
-                status = 3 if error.exit_code == 3 or status == 3 else 5
-    data = {**_object_entry(spec), "programs": results, "maps": [_map_entry(m) for m in spec.maps.values()]}
+            if not wanted or program.name in wanted:
+                entry = _program_entry(program)
+                programs.append(entry)
+                if wanted or program.autoload:
+                    _try_program(loader, program, entry)
+        for one in spec.maps.values():
+            entry = _map_entry(one)
+            maps.append(entry)
+            _try_map(loader, one, entry)
+    codes = {entry["error"]["code"] for entry in (*programs, *maps) if entry["error"] is not None}
+    status = 3 if 3 in codes else 5 if codes else 0
+    data = {**_object_entry(spec), "programs": programs, "maps": maps}
     return Answer(data, render.check_verbose if verbose else render.check), status
+
+
+def _try_program(loader: Loader, program: ProgramSpec, entry: _Json) -> None:
+    started = time.perf_counter_ns()
+    try:
+        for name in _maps_of(program):
+            loader.map(name)
+        started = time.perf_counter_ns()
+        loaded = loader.program(program.name)
+        entry["load_ms"] = round((time.perf_counter_ns() - started) / 1e6, 3)
+        entry["tag"] = loaded.info().tag
+        entry["loaded"] = True
+    except ChadthrottleError as error:
+        entry["load_ms"] = round((time.perf_counter_ns() - started) / 1e6, 3)
+        entry["loaded"] = False
+        entry["error"] = _error_entry(error)
+
+
+def _try_map(loader: Loader, spec: MapSpec, entry: _Json) -> None:
+    try:
+        loader.map(spec.name)
+    except ChadthrottleError as error:
+        entry["error"] = _error_entry(error)
 
 
 def load_and_pin(spec: ObjectSpec, chosen: Iterable[str], pin_dir: Path | None, map_bytes_limit: int) -> Answer:
@@ -143,9 +153,7 @@ def dump(spec: ObjectSpec) -> Answer:
         **_object_entry(spec),
         "programs": programs,
         "maps": [_map_entry(m) for m in spec.maps.values()],
-        "externs": [
-            {"name": e.name, "section": e.section, "weak": e.weak} for e in spec.externs.values()
-        ],
+        "externs": [{"name": e.name, "section": e.section, "weak": e.weak} for e in spec.externs.values()],
         "btf_types": len(spec.btf.table) if spec.btf is not None else None,
     }
     return Answer(data, render.dump)
@@ -165,7 +173,8 @@ def _make_dir(path: Path) -> None:
         path.mkdir()
     except OSError as error:
         raise UsageError(
-            f"cannot make {path}: {error.strerror}", hint="It must lie in a mounted bpffs."
+            f"cannot make {path}: {error.strerror}",
+            hint="It must lie in a bpffs; to mount one: mount -t bpf bpf /sys/fs/bpf",
         ) from error
 
 
@@ -211,6 +220,7 @@ def _map_entry(spec: MapSpec) -> _Json:
         "inner": _map_entry(spec.inner) if spec.inner is not None else None,
         "slots": {str(slot.index): slot.target for slot in spec.slots},
         "variables": {v.name: v.size for v in spec.variables.values()},
+        "error": None,
     }
 
 

@@ -16,7 +16,10 @@ from chadthrottle.bpf.spec import CoreRelocation, ProgramSpec
 __all__ = ["describe", "explain_refusal", "source_line"]
 
 # tools/lib/bpf/relo_core.c poisons with a call to helper 0xbad2310.
-_POISON: Final = re.compile(r"(\d+): \(85\) call unknown#195896080")
+_POISONED: Final = "invalid func unknown#195896080"
+_POISONED_CALL: Final = re.compile(r"^(\d+): \(85\) call unknown#195896080", re.MULTILINE)
+# tools/lib/bpf/relo_core.h: BPF_CORE_SPEC_MAX_LEN. What lies behind is then no number, and not explained.
+_MAX_STEPS: Final = 64
 _REFUSED: Final = re.compile(r"relo #(\d+): (.*)")
 _KINDS: Final = {
     BtfKind.BTF_KIND_STRUCT: "struct ",
@@ -57,13 +60,13 @@ def describe(btf: Btf, relocation: CoreRelocation) -> str:
 def _target(btf: Btf, relocation: CoreRelocation) -> str:
     record = btf.resolve(relocation.type_id)
     name = _KINDS.get(BtfKind(record.kind), "") + (btf.string(record.name_offset) or "(anonymous)")
-    steps = [int(step) for step in relocation.access.split(":")]
+    steps = [int(step) for step in relocation.access.split(":", _MAX_STEPS)]
     kind = relocation.kind
     if kind in (
         CoreRelocationKind.BPF_CORE_ENUMVAL_EXISTS,
         CoreRelocationKind.BPF_CORE_ENUMVAL_VALUE,
     ):
-        return f"{name}::{list(btf.enumerators(record))[steps[0]]}"
+        return f"{name}::{btf.enumerator(record, steps[0])}"
     if kind > CoreRelocationKind.BPF_CORE_FIELD_RSHIFT_U64:
         return name
     return name + _path(btf, record, steps[1:])
@@ -76,7 +79,7 @@ def _path(btf: Btf, record: BtfType, steps: list[int]) -> str:
             path += f"[{step}]"
             type_id = btf.word(record, 3)
         else:
-            member = list(btf.members(record))[step]
+            member = btf.member(record, step)
             path += f".{member.name}" if member.name else ""
             type_id = member.type_id
         record = btf.resolve(type_id)
@@ -100,22 +103,25 @@ def source_line(program: ProgramSpec, btf: Btf, instruction: int) -> str | None:
 
 
 def explain_refusal(program: ProgramSpec, btf: Btf, log: str) -> str | None:
-    """What a log of the verifier says of CO-RE, in words; None if it failed for another reason."""
-    for pattern, by_number in ((_POISON, False), (_REFUSED, True)):
-        complaints = list(pattern.finditer(log))
-        if not complaints:
-            continue
-        found = complaints[-1]
-        number = int(found[1])
-        if by_number and number < len(program.core_relocations):
-            relocation = program.core_relocations[number]
-        else:
-            at = [r for r in program.core_relocations if r.instruction == number]
-            if by_number or not at:
-                continue
-            relocation = at[0]
-        where = source_line(program, btf, relocation.instruction)
-        asked = describe(btf, relocation)
-        reason = f" ({found[2]})" if by_number else ""
-        return f"this kernel has nothing to give for {asked}{reason}" + (f"\n  {where}" if where else "")
-    return None
+    """What a log of the verifier says of CO-RE, in words; None if it failed for another reason.
+
+    Its last words decide: a log is full of relocations that went well, and of poisoned instructions
+    that were never reached.
+    """
+    words = [line for line in log.splitlines() if line.strip() and not line.startswith("processed ")]
+    last = words[-1] if words else ""
+    reason = ""
+    if last.startswith(_POISONED):
+        calls = list(_POISONED_CALL.finditer(log))
+        at = int(calls[-1][1]) if calls else -1
+        relocation = next((r for r in program.core_relocations if r.instruction == at), None)
+    elif (found := _REFUSED.search(last)) and int(found[1]) < len(program.core_relocations):
+        relocation = program.core_relocations[int(found[1])]
+        reason = f" ({found[2]})"
+    else:
+        return None
+    if relocation is None:
+        return None
+    where = source_line(program, btf, relocation.instruction)
+    asked = describe(btf, relocation)
+    return f"this kernel has nothing to give for {asked}{reason}" + (f"\n  {where}" if where else "")

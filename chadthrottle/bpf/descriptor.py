@@ -1,6 +1,7 @@
 """The base of Map, Program, Link: a kernel object this process holds by file descriptor."""
 
 import contextlib
+import errno
 import os
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Self
 
 from chadthrottle.bpf import attr
 from chadthrottle.bpf.constants import BpfCmd
-from chadthrottle.bpf.syscall import bpf
+from chadthrottle.bpf.syscall import bpf, bpf_errno, failure
 
 __all__ = ["Descriptor", "obj_get", "obj_pin"]
 
@@ -46,7 +47,7 @@ class Descriptor:
     def pin(self, path: Path | str) -> None:
         """Pin into bpffs, so that the object outlives this process. The directory must exist.
 
-        Raises BpfError: EEXIST when the name is taken, EINVAL when the path is not in a bpffs.
+        Raises BpfError: EEXIST when the name is taken, EPERM when the path is not in a bpffs.
         """
         obj_pin(self.fd, path)
 
@@ -69,9 +70,23 @@ class Descriptor:
 
 
 def obj_pin(fd: int, path: Path | str) -> None:
-    """BPF_OBJ_PIN."""
+    """BPF_OBJ_PIN. Raises BpfError, which says whether the place or the name is at fault."""
     name = attr.buffer_from(os.fsencode(path) + b"\0")
-    bpf(BpfCmd.BPF_OBJ_PIN, attr.Obj(pathname=attr.address(name), bpf_fd=fd), f"at {path}")
+    request = attr.Obj(pathname=attr.address(name), bpf_fd=fd)
+    _, number = bpf_errno(BpfCmd.BPF_OBJ_PIN, request)
+    if number:
+        raise failure(BpfCmd.BPF_OBJ_PIN.name, number, f"at {path}", _why_not_pinned(number, Path(path)))
+
+
+def _why_not_pinned(number: int, path: Path) -> str | None:
+    if number == errno.EPERM and "." in path.name:
+        return "Names in bpffs have no dots (bpf_lookup in kernel/bpf/inode.c)."
+    # bpf_obj_do_pin() takes EPERM for a directory of another filesystem.
+    if number in (errno.EPERM, errno.ENOENT):
+        return f"{path.parent} must be a directory in a bpffs; to mount one: mount -t bpf bpf /sys/fs/bpf"
+    if number == errno.EEXIST:
+        return "Something is pinned there already; choose another place, or remove it with rm."
+    return None
 
 
 def obj_get(path: Path | str, file_flags: int = 0) -> int:

@@ -42,9 +42,7 @@ class BpfError(KernelCannotError):
     EPERM and EACCES without the capability, else 5: see `syscall.bpf`.
     """
 
-    def __init__(
-        self, command: str, errno: int, message: str | None = None, *, hint: str | None = None
-    ) -> None:
+    def __init__(self, command: str, errno: int, message: str | None = None, *, hint: str | None = None) -> None:
         self.command = command
         self.errno = errno
         super().__init__(message or f"{command}: {errno_name(errno)}", hint=hint)
@@ -53,9 +51,7 @@ class BpfError(KernelCannotError):
 class VerifierError(BpfError):
     """The kernel refused a program. `log` is the verifier's whole log; the message shows its end."""
 
-    def __init__(
-        self, program: str, errno: int, log: str, message: str, *, hint: str | None = None
-    ) -> None:
+    def __init__(self, program: str, errno: int, log: str, message: str, *, hint: str | None = None) -> None:
         self.program = program
         self.log = log
         super().__init__("BPF_PROG_LOAD", errno, message, hint=hint)
@@ -75,9 +71,7 @@ class NotSupportedError(KernelCannotError):
     def __init__(self, feature: str, since: str, *, hint: str | None = None) -> None:
         self.feature = feature
         self.since = since
-        super().__init__(
-            f"this kernel does not support {feature} (it came with Linux {since})", hint=hint
-        )
+        super().__init__(f"this kernel does not support {feature} (it came with Linux {since})", hint=hint)
 
 
 class IncompatibleMapError(ChadthrottleError):

@@ -3,7 +3,7 @@
 externs.py is imported only when an object has externs: most have none, and it costs milliseconds.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chadthrottle.bpf.btf import Btf
 from chadthrottle.bpf.btf_fixup import KCONFIG
@@ -19,8 +19,8 @@ from chadthrottle.bpf.spec import Extern, MapSpec, ObjectSpec
 
 __all__ = ["Patch", "call_patch", "kconfig_map", "load_patch"]
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+
+class Patch(NamedTuple):
     """New fields of an instruction; `high` is the second half of a 64-bit load."""
 
     source: int
@@ -68,9 +68,7 @@ def kconfig_map(spec: ObjectSpec) -> MapSpec:
     externs = [e for e in spec.externs.values() if e.section == KCONFIG]
     contents = bytearray(max((e.offset + e.size for e in externs), default=0))
     for extern in externs:
-        value = kconfig_value(
-            extern.name, value_type(btf, extern.name, extern.type_id), weak=extern.weak
-        )
+        value = kconfig_value(extern.name, value_type(btf, extern.name, extern.type_id), weak=extern.weak)
         contents[extern.offset : extern.offset + extern.size] = value
     return MapSpec(
         name=KCONFIG,

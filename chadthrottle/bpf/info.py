@@ -3,8 +3,7 @@
 import ctypes
 import errno
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from chadthrottle.bpf import attr
 from chadthrottle.bpf.constants import BpfCmd
@@ -24,8 +23,7 @@ __all__ = [
 _Structure = TypeVar("_Structure", bound=ctypes.Structure)
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramInfo:
+class ProgramInfo(NamedTuple):
     """struct bpf_prog_info, the parts people ask for."""
 
     id: int
@@ -44,8 +42,7 @@ class ProgramInfo:
     attach_btf_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class MapInfo:
+class MapInfo(NamedTuple):
     """struct bpf_map_info."""
 
     id: int
@@ -63,9 +60,7 @@ class MapInfo:
 
 def object_info(fd: int, info: _Structure) -> _Structure:
     """BPF_OBJ_GET_INFO_BY_FD into `info`, which may carry buffer addresses. Raises BpfError."""
-    request = attr.GetInfo(
-        bpf_fd=fd, info_len=ctypes.sizeof(info), info=ctypes.addressof(info)
-    )
+    request = attr.GetInfo(bpf_fd=fd, info_len=ctypes.sizeof(info), info=ctypes.addressof(info))
     bpf(BpfCmd.BPF_OBJ_GET_INFO_BY_FD, request)
     return info
 

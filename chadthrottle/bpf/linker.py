@@ -10,8 +10,8 @@ first; that order decides the program's tag, and it is the one libbpf produces.
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from chadthrottle.bpf.btf import Btf
 from chadthrottle.bpf.btf_ext import BtfExt, InfoTable
@@ -40,6 +40,8 @@ __all__ = ["TEXT", "Function", "LinkError", "LinkedCode", "Linker", "functions_o
 TEXT = ".text"
 """Where functions without a SEC() of their own are."""
 
+# Every program takes a copy of what it calls, so a small file may stand for any amount of code.
+_MOST_LINKED = 2 * BPF_COMPLEXITY_LIMIT_INSNS
 _INSN = struct.Struct("<BBhi")
 _CORE_RELO = struct.Struct("<IIII")
 
@@ -48,8 +50,7 @@ class LinkError(Exception):
     """This program cannot be linked; the rest of the object can. The message is for the user."""
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(NamedTuple):
     """A function as compiled; start and end in bytes of its section."""
 
     name: str
@@ -59,8 +60,7 @@ class Function:
     is_local: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LinkedCode:
+class LinkedCode(NamedTuple):
     """The parts of a ProgramSpec that linking decides."""
 
     instructions: bytes
@@ -88,9 +88,7 @@ def functions_of(image: ElfImage) -> dict[int, tuple[Function, ...]]:
         if symbol.size // BPF_INSN_SIZE > BPF_COMPLEXITY_LIMIT_INSNS:
             raise ObjectFormatError(f"function {symbol.name} has more instructions than any kernel takes")
         is_local = symbol.bind == "STB_LOCAL"
-        found.setdefault(section.index, []).append(
-            Function(symbol.name, section, symbol.value, end, is_local)
-        )
+        found.setdefault(section.index, []).append(Function(symbol.name, section, symbol.value, end, is_local))
     for functions in found.values():
         functions.sort(key=lambda f: f.start)
         for one, two in pairwise(functions):
@@ -119,6 +117,7 @@ class Linker:
         self._externs = externs
         self._btf = btf
         self._btf_ext = btf_ext
+        self._linked = 0
         self._relocations = {
             index: _by_offset(image.sections[index], group)
             for index, group in image.relocations.items()
@@ -137,6 +136,9 @@ class Linker:
             base = len(code) // BPF_INSN_SIZE
             placed[function] = base
             code.extend(function.section.data[function.start : function.end])
+            self._linked += (function.end - function.start) // BPF_INSN_SIZE
+            if self._linked > _MOST_LINKED:
+                raise ObjectFormatError(f"its programs have more than {_MOST_LINKED} instructions together")
             if len(code) // BPF_INSN_SIZE > BPF_COMPLEXITY_LIMIT_INSNS:
                 raise LinkError("it has more instructions than any kernel takes (1000000)")
             pending.append(self._patch(code, function, base, references))
@@ -156,8 +158,7 @@ class Linker:
         return LinkedCode(
             instructions=bytes(code),
             functions=tuple(
-                FunctionSpec(f.name, base, (f.end - f.start) // BPF_INSN_SIZE)
-                for f, base in placed.items()
+                FunctionSpec(f.name, base, (f.end - f.start) // BPF_INSN_SIZE) for f, base in placed.items()
             ),
             references=tuple(references),
             core_relocations=tuple(self._core_relocations(placed)),
@@ -201,9 +202,7 @@ class Linker:
                 )
             index += 1
 
-    def _called(
-        self, function: Function, in_section: int, symbol: ElfSymbol | None, immediate: int
-    ) -> Function:
+    def _called(self, function: Function, in_section: int, symbol: ElfSymbol | None, immediate: int) -> Function:
         """The function a call goes to. The immediate counts from the next instruction.
 
         Only functions in `.text` are appended, as with libbpf, so that an object means the same to
@@ -227,9 +226,7 @@ class Linker:
             raise LinkError(f"it calls byte {start} of section {section}, where no function begins")
         return self._functions[section][position]
 
-    def _load(
-        self, index: int, symbol: ElfSymbol, immediate: int, references: list[Reference]
-    ) -> Function | None:
+    def _load(self, index: int, symbol: ElfSymbol, immediate: int, references: list[Reference]) -> Function | None:
         """A 64-bit load: of a map, of data, of an extern, or (returned) of a function's address."""
         if symbol.section == SHN_UNDEF:
             references.append(self._extern_load(index, symbol))
@@ -270,9 +267,7 @@ class Linker:
 
     def _core_relocations(self, placed: Mapping[Function, int]) -> Iterator[CoreRelocation]:
         for function, base in placed.items():
-            for at, record in self._btf_ext.core_relo.within(
-                function.section.name, function.start, function.end
-            ):
+            for at, record in self._btf_ext.core_relo.within(function.section.name, function.start, function.end):
                 if at % BPF_INSN_SIZE or self._btf is None:
                     raise ObjectFormatError(f"function {function.name} has a CO-RE relocation amiss")
                 _, type_id, access, kind = _CORE_RELO.unpack_from(record)
@@ -284,9 +279,7 @@ def _by_offset(section: ElfSection, group: tuple[ElfRelocation, ...]) -> dict[in
     found = {}
     for relocation in group:
         if relocation.offset % BPF_INSN_SIZE or relocation.offset >= section.size:
-            raise ObjectFormatError(
-                f"a relocation of section {section.name} lies at byte {relocation.offset}"
-            )
+            raise ObjectFormatError(f"a relocation of section {section.name} lies at byte {relocation.offset}")
         found[relocation.offset] = relocation
     return found
 
@@ -295,7 +288,11 @@ def _rebase(table: InfoTable, placed: Mapping[Function, int]) -> RecordTable:
     """The records of the placed functions; their first word becomes the instruction's number."""
     data = bytearray()
     for function, base in placed.items():
-        for at, record in table.within(function.section.name, function.start, function.end):
+        records = table.within(function.section.name, function.start, function.end)
+        # The kernel takes at most one to an instruction.
+        if len(records) > (function.end - function.start) // BPF_INSN_SIZE:
+            raise ObjectFormatError(f"function {function.name} has more debug information than instructions")
+        for at, record in records:
             if at % BPF_INSN_SIZE:
                 raise ObjectFormatError(f"function {function.name} has debug information amiss")
             instruction = base + (at - function.start) // BPF_INSN_SIZE

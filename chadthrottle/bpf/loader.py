@@ -42,9 +42,7 @@ _INSN = struct.Struct("<BBhi")
 class LoadedObject:
     """The maps and programs of an object, in the kernel. A context manager that closes them all."""
 
-    def __init__(
-        self, maps: Mapping[str, Map], programs: Mapping[str, Program], owned: ExitStack
-    ) -> None:
+    def __init__(self, maps: Mapping[str, Map], programs: Mapping[str, Program], owned: ExitStack) -> None:
         """`owned` closes what this object is to close: not the maps it was lent."""
         self.maps = maps
         self.programs = programs
@@ -82,9 +80,11 @@ def load(
     Raises BpfError, VerifierError, CoreRelocationError, NotSupportedError, IncompatibleMapError,
     UsageError for an unknown name.
     """
-    chosen = [p for p in spec.programs.values() if p.autoload] if programs is None else [
-        _named(spec, name) for name in programs
-    ]
+    chosen = (
+        [p for p in spec.programs.values() if p.autoload]
+        if programs is None
+        else [_named(spec, name) for name in programs]
+    )
     for program in chosen:
         if program.problem is not None:
             raise ObjectNotSupportedError(f"program {program.name} ({program.section}): {program.problem}")
@@ -197,9 +197,7 @@ class Loader:
         spec = kconfig_map(self._spec) if name == KCONFIG else self._spec.maps[name]
         given = self._reuse.get(name)
         if given is not None:
-            given.check_compatible(
-                spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags
-            )
+            given.check_compatible(spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags)
             return given
         shared = None
         if spec.pin_by_name and self._pin_root is not None:

@@ -2,8 +2,8 @@
 
 import errno
 import mmap
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from chadthrottle.bpf import percpu
 from chadthrottle.bpf.constants import BpfCmd, MapFlag, MapType
@@ -44,8 +44,7 @@ _LRU_HASHES = (MapType.BPF_MAP_TYPE_LRU_HASH, MapType.BPF_MAP_TYPE_LRU_PERCPU_HA
 _NOT_KEPT = MapFlag.BPF_F_RDONLY | MapFlag.BPF_F_WRONLY | MapFlag.BPF_F_TOKEN_FD
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
+class Declared(NamedTuple):
     """What an object says a map is."""
 
     map_type: int
@@ -110,10 +109,13 @@ def _kept_max_entries(wanted: Declared) -> int:
     return entries
 
 
-def creation_failed(name: str, map_type: int, number: int) -> BpfError:
+def creation_failed(name: str, map_type: int, max_entries: int, value_size: int, number: int) -> BpfError:
     """The error of a refused BPF_MAP_CREATE."""
     hint = None
-    if number == errno.EINVAL:
+    if number == errno.EINVAL and not (max_entries and value_size):
+        lacking = "max_entries" if value_size else "a value size"
+        hint = f"It may lack {lacking}, which some objects leave to whoever loads them."
+    elif number == errno.EINVAL:
         hint = f"This kernel does not know {type_name(map_type)}, or not with these sizes and flags."
     elif number in (errno.E2BIG, errno.ENOMEM):
         hint = "The map is larger than the kernel allows or has memory for."

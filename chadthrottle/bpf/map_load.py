@@ -30,6 +30,8 @@ _ALLOCATED_AT_ONCE = frozenset(
         MapType.BPF_MAP_TYPE_STACK_TRACE,
     }
 )
+# A trie has no table; a bloom filter has some bits an element.
+_BYTES_AN_ENTRY: dict[int, int] = {MapType.BPF_MAP_TYPE_LPM_TRIE: 0, MapType.BPF_MAP_TYPE_BLOOM_FILTER: 2}
 _RING_BUFFERS = (MapType.BPF_MAP_TYPE_RINGBUF, MapType.BPF_MAP_TYPE_USER_RINGBUF)
 
 
@@ -116,10 +118,11 @@ def _create(spec: MapSpec, btf_fd: int, inner_fd: int) -> Map:
 
 
 def _bytes(spec: MapSpec) -> int:
-    """What the kernel allocates on creation, roughly; 0 for maps that grow."""
+    """What the kernel allocates when the map is created, roughly."""
     if spec.type in _RING_BUFFERS:
         return spec.max_entries
-    if spec.type not in _ALLOCATED_AT_ONCE or spec.flags & MapFlag.BPF_F_NO_PREALLOC:
-        return 0
-    copies = possible_cpus() if spec.type in PERCPU_MAP_TYPES else 1
-    return spec.max_entries * (spec.key_size + (spec.value_size + 7 & ~7) * copies)
+    if spec.type in _ALLOCATED_AT_ONCE and not spec.flags & MapFlag.BPF_F_NO_PREALLOC:
+        copies = possible_cpus() if spec.type in PERCPU_MAP_TYPES else 1
+        return spec.max_entries * (spec.key_size + (spec.value_size + 7 & ~7) * copies)
+    # What grows with use still has a table of buckets or pointers from the start.
+    return spec.max_entries * _BYTES_AN_ENTRY.get(spec.type, 16)

@@ -5,8 +5,10 @@ A declaration is a variable of an anonymous struct whose members' *types* carry 
 `__uint` and `__type`).
 """
 
-from dataclasses import dataclass, replace
+from bisect import bisect_right
+from dataclasses import replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 from chadthrottle.bpf.btf import Btf, BtfMember, BtfType
 from chadthrottle.bpf.constants import BtfKind, MapFlag, MapType
@@ -22,10 +24,13 @@ _OF_MAPS = (MapType.BPF_MAP_TYPE_ARRAY_OF_MAPS, MapType.BPF_MAP_TYPE_HASH_OF_MAP
 # .bss has no bytes in the file; a damaged header could claim any size. KMALLOC_MAX is 4 MiB, the
 # kernel's own bound for a value (kernel/bpf/arraymap.c).
 _MAX_DATA_BYTES = 4 << 20
+# And for all of them together: each is held in memory as the map's contents.
+_MAX_ALL_DATA_BYTES = 64 << 20
+# There are 13 attributes, and each is given once.
+_MAX_ATTRIBUTES = 32
 
 
-@dataclass(frozen=True, slots=True)
-class _Declaration:
+class _Declaration(NamedTuple):
     """A map and the bytes of `.maps` it takes; `values_at` is where its initial slots begin."""
 
     spec: MapSpec
@@ -50,31 +55,43 @@ def declared_maps(image: ElfImage, btf: Btf | None) -> dict[str, MapSpec]:
     if section is None:
         return {}
     if btf is None or MAPS not in btf.datasecs:
-        raise ObjectFormatError(
-            "the object has maps but no BTF to describe them", hint="Compile it with clang -g."
-        )
+        raise ObjectFormatError("the object has maps but no BTF to describe them", hint="Compile it with clang -g.")
     declarations = []
+    seen: set[str] = set()
     shared = {s.name for s in image.symbols if s.section == section.index and s.bind != "STB_LOCAL"}
     for entry in btf.entries(btf.datasecs[MAPS]):
         variable = btf.type(entry.type_id)
         name = btf.string(variable.name_offset)
+        if name in seen:
+            raise ObjectFormatError(f"map {name} is declared twice")
+        seen.add(name)
         if name not in shared:
             raise ObjectNotSupportedError(f"map {name} is static: declare it without static")
         definition = btf.resolve(variable.value)
-        if definition.kind != BtfKind.BTF_KIND_STRUCT:
-            raise ObjectFormatError(f"map {name}: its definition is no struct")
+        if definition.kind != BtfKind.BTF_KIND_STRUCT or definition.vlen > _MAX_ATTRIBUTES:
+            raise ObjectFormatError(f"map {name}: its definition is no struct of a map's attributes")
         values_at = next(
             (entry.offset + m.bit_offset // 8 for m in btf.members(definition) if m.name == "values"),
             None,
         )
         spec = _definition(btf, name, definition, outer=True)
         declarations.append(_Declaration(spec, entry.offset, entry.offset + entry.size, values_at))
-    relocations = image.relocations.get(section.index, ())
+    relocations = _by_map(declarations, image.relocations.get(section.index, ()))
     names = {d.spec.name for d in declarations}
+    return {d.spec.name: replace(d.spec, slots=_slots(d, relocations[d.start], names)) for d in declarations}
+
+
+def _by_map(declarations: list[_Declaration], relocations: tuple[ElfRelocation, ...]) -> dict[int, list[ElfRelocation]]:
+    """The relocations of `.maps` by the start of the map they lie in."""
+    ordered = sorted(declarations, key=lambda d: d.start)
+    starts = [d.start for d in ordered]
+    found: dict[int, list[ElfRelocation]] = {start: [] for start in starts}
     for relocation in relocations:
-        if not any(d.start <= relocation.offset < d.end for d in declarations):
+        position = bisect_right(starts, relocation.offset) - 1
+        if position < 0 or relocation.offset >= ordered[position].end:
             raise ObjectFormatError(f"a relocation at byte {relocation.offset} of .maps belongs to no map")
-    return {d.spec.name: replace(d.spec, slots=_slots(d, relocations, names)) for d in declarations}
+        found[starts[position]].append(relocation)
+    return found
 
 
 class _Draft:
@@ -123,6 +140,10 @@ def _definition(btf: Btf, name: str, definition: BtfType, *, outer: bool) -> Map
     numbers, sizes, type_ids = draft.numbers, draft.sizes, draft.type_ids
     if "type" not in numbers:
         raise ObjectFormatError(f"map {name}: no type")
+    for what, number in (numbers | sizes).items():
+        # struct bpf_attr has 32 bits for all but map_extra, and ctypes would cut the rest off unseen.
+        if number >> (64 if what == "map_extra" else 32):
+            raise ObjectFormatError(f"map {name}: {what} of {number} does not fit 32 bits")
     if numbers["type"] == MapType.BPF_MAP_TYPE_PROG_ARRAY:
         sizes.setdefault("value", 4)
     return MapSpec(
@@ -166,20 +187,16 @@ def _inner(btf: Btf, name: str, member: BtfMember, map_type: int) -> MapSpec | N
     target = btf.resolve(pointer.value)
     if map_type == MapType.BPF_MAP_TYPE_PROG_ARRAY and target.kind == BtfKind.BTF_KIND_FUNC_PROTO:
         return None
-    if map_type in _OF_MAPS and target.kind == BtfKind.BTF_KIND_STRUCT:
+    if map_type in _OF_MAPS and target.kind == BtfKind.BTF_KIND_STRUCT and target.vlen <= _MAX_ATTRIBUTES:
         return _definition(btf, f"{name}.inner", target, outer=False)
     raise ObjectFormatError(f"map {name}: values fits neither a map of maps nor a program array")
 
 
-def _slots(
-    declaration: _Declaration, relocations: tuple[ElfRelocation, ...], maps: set[str]
-) -> tuple[Slot, ...]:
+def _slots(declaration: _Declaration, relocations: list[ElfRelocation], maps: set[str]) -> tuple[Slot, ...]:
     """The initial entries, which the compiler leaves as relocations of `.maps`."""
     spec, slots = declaration.spec, []
     for relocation in relocations:
         at = relocation.offset
-        if not declaration.start <= at < declaration.end:
-            continue
         if declaration.values_at is None or at < declaration.values_at or (at - declaration.values_at) % 8:
             raise ObjectFormatError(f"map {spec.name}: a relocation at byte {at} of .maps is no slot of it")
         target = relocation.symbol
@@ -193,10 +210,14 @@ def _slots(
 
 def data_maps(image: ElfImage, btf: Btf | None, object_name: str) -> dict[str, MapSpec]:
     """One array of one entry per data section, by section name."""
-    maps = {}
+    maps: dict[str, MapSpec] = {}
+    total = 0
     for section in image.sections:
         if not is_data_section(section.name) or section.size == 0:
             continue
+        total += section.size
+        if total > _MAX_ALL_DATA_BYTES:
+            raise ObjectFormatError(f"the data sections take more than {_MAX_ALL_DATA_BYTES} bytes together")
         if section.size > _MAX_DATA_BYTES:
             raise ObjectFormatError(f"section {section.name} of {section.size} bytes is too large for a map")
         datasec = btf.datasecs.get(section.name) if btf is not None else None

@@ -95,7 +95,7 @@ class Map(BatchMap):
         )
         fd, number = retry_unlocked(lambda: bpf_errno(BpfCmd.BPF_MAP_CREATE, request))
         if number:
-            raise map_compat.creation_failed(name, map_type, number)
+            raise map_compat.creation_failed(name, map_type, max_entries, value_size, number)
         return cls(fd, name, map_type, key_size, value_size, max_entries, flags)
 
     @classmethod

@@ -11,7 +11,7 @@ from chadthrottle.bpf.btf_ext import NO_BTF_EXT, parse_btf_ext
 from chadthrottle.bpf.btf_fixup import KCONFIG, KSYMS, fix_btf
 from chadthrottle.bpf.constants import BtfKind, ProgType
 from chadthrottle.bpf.elf import SHN_UNDEF, ElfImage, read_elf
-from chadthrottle.bpf.errors import ObjectFormatError
+from chadthrottle.bpf.errors import ObjectFormatError, ObjectNotSupportedError
 from chadthrottle.bpf.linker import TEXT, Function, Linker, LinkError, functions_of
 from chadthrottle.bpf.mapdefs import MAPS, data_maps, declared_maps
 from chadthrottle.bpf.sections import parse_section
@@ -19,6 +19,9 @@ from chadthrottle.bpf.spec import Extern, MapSpec, ObjectSpec, ProgramSpec
 from chadthrottle.errors import UsageError
 
 __all__ = ["open_object", "parse_object"]
+
+# A value's bound in the kernel (KMALLOC_MAX), as for other data; the loader makes this many bytes.
+_MAX_KCONFIG_BYTES = 4 << 20
 
 
 def open_object(path: Path | str) -> ObjectSpec:
@@ -32,7 +35,7 @@ def open_object(path: Path | str) -> ObjectSpec:
         raise UsageError(f"{path}: {error.strerror}") from error
     try:
         return parse_object(data, path.name.split(".")[0])
-    except ObjectFormatError as error:
+    except (ObjectFormatError, ObjectNotSupportedError) as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
 
 
@@ -159,15 +162,15 @@ def _externs(image: ElfImage, btf: Btf) -> dict[str, Extern]:
     return found | _laid_out(kconfig, weak)
 
 
-def _laid_out(
-    kconfig: list[tuple[int, int, str, int]], weak: Mapping[str, bool]
-) -> dict[str, Extern]:
+def _laid_out(kconfig: list[tuple[int, int, str, int]], weak: Mapping[str, bool]) -> dict[str, Extern]:
     """Places in the `.kconfig` map: wide alignments first, so that there is little padding."""
     found, end = {}, 0
     for negative_alignment, size, name, type_id in sorted(kconfig):
         offset = -(-end // -negative_alignment) * -negative_alignment
         found[name] = Extern(name, KCONFIG, weak[name], type_id, True, size, offset)
         end = offset + size
+    if end > _MAX_KCONFIG_BYTES:
+        raise ObjectFormatError(f"the .kconfig variables take {end} bytes")
     return found
 
 

@@ -3,7 +3,7 @@
 import ctypes
 import errno
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chadthrottle.bpf import attr, core_reloc
 from chadthrottle.bpf.btf import Btf
@@ -24,8 +24,7 @@ _ATTEMPTS = 5
 _SUMMARY = re.compile(r"^(processed \d+ insns|verification time|stack depth|func#\d+ )")
 
 
-@dataclass(frozen=True, slots=True)
-class KernelSide:
+class KernelSide(NamedTuple):
     """What only the running kernel could tell: descriptors and ids, put in before the load."""
 
     instructions: bytes
@@ -54,10 +53,7 @@ def load_program(program: ProgramSpec, license_text: str, btf: Btf | None, side:
     func_info = attr.buffer_from(program.func_info.data)
     line_info = attr.buffer_from(program.line_info.data)
     relocations = attr.buffer_from(
-        b"".join(
-            (r.instruction * BPF_INSN_SIZE).to_bytes(4, "little") + r.record[4:]
-            for r in program.core_relocations
-        )
+        b"".join((r.instruction * BPF_INSN_SIZE).to_bytes(4, "little") + r.record[4:] for r in program.core_relocations)
     )
     if side.btf_fd:
         request.prog_btf_fd = side.btf_fd

@@ -1,8 +1,8 @@
 """Program: a loaded BPF program."""
 
 import ctypes
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from chadthrottle.bpf import attr
 from chadthrottle.bpf.constants import AttachType, BpfCmd, ProgType
@@ -13,8 +13,7 @@ from chadthrottle.bpf.syscall import bpf
 __all__ = ["Program", "TestRun"]
 
 
-@dataclass(frozen=True, slots=True)
-class TestRun:
+class TestRun(NamedTuple):
     """What BPF_PROG_TEST_RUN answered."""
 
     retval: int

@@ -32,17 +32,18 @@ def _check(data: _Json, *, verbose: bool) -> list[str]:
             )
         else:
             lines.append(f"  FAILED  {program['name']} ({program['section']}, {_short(program['type'])})")
-            error = program["error"]
-            reason = error["message"]
-            if verbose and error.get("log"):
-                reason = error["log"].rstrip()
-            lines += [f"          {line}" for line in reason.splitlines()]
-            if error["hint"]:
-                lines.append(f"          {error['hint']}")
-    lines += _maps(data["maps"])
+            lines += _reason(program["error"], verbose=verbose)
+    lines += _maps(data["maps"], verbose=verbose)
     good = sum(bool(p["loaded"]) for p in tried)
-    lines.append(f"{good} of {len(tried)} programs loaded")
+    created = sum(one["error"] is None for one in data["maps"])
+    lines.append(f"{good} of {len(tried)} programs loaded, {created} of {len(data['maps'])} maps created")
     return lines
+
+
+def _reason(error: _Json, *, verbose: bool) -> list[str]:
+    reason = error["log"].rstrip() if verbose and error.get("log") else error["message"]
+    hint = error["hint"] or ""
+    return [f"          {line}" for line in (*reason.splitlines(), *hint.splitlines())]
 
 
 def load(data: _Json) -> list[str]:
@@ -71,9 +72,7 @@ def dump(data: _Json) -> list[str]:
             lines.append(f"    functions: {' '.join(program['functions'])}")
         for reference in program["references"]:
             offset = f"+{reference['offset']}" if reference["offset"] else ""
-            lines.append(
-                f"    {reference['instruction']:4}: {reference['kind']} {reference['name']}{offset}"
-            )
+            lines.append(f"    {reference['instruction']:4}: {reference['kind']} {reference['name']}{offset}")
         lines += [f"    {r['instruction']:4}: CO-RE: {r['wants']}" for r in program["core_relocations"]]
     lines += _maps(data["maps"])
     for extern in data["externs"]:
@@ -88,7 +87,7 @@ def _headline(data: _Json) -> str:
     return f"{data['object']}: {programs} programs, {maps} maps, license {license_text}"
 
 
-def _maps(maps: list[_Json]) -> list[str]:
+def _maps(maps: list[_Json], *, verbose: bool = False) -> list[str]:
     lines = []
     for one in maps:
         lines.append(
@@ -97,6 +96,8 @@ def _maps(maps: list[_Json]) -> list[str]:
             + (f", flags {one['flags']:#x}" if one["flags"] else "")
             + (", pinned by name" if one["pin_by_name"] else "")
         )
+        if one["error"]:
+            lines += ["  FAILED", *_reason(one["error"], verbose=verbose)]
         if one["inner"]:
             lines += [f"    {line}" for line in _maps([one["inner"]])]
         if one["slots"]:

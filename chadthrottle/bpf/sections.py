@@ -4,7 +4,7 @@ The vocabulary is the one libbpf documents (docs.kernel.org/bpf/libbpf/program_t
 an object written for it means the same here.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chadthrottle.bpf.constants import AttachType as A
 from chadthrottle.bpf.constants import ProgFlag, ProgType
@@ -12,8 +12,7 @@ from chadthrottle.bpf.constants import ProgFlag, ProgType
 __all__ = ["Section", "parse_section"]
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """A parsed program section name."""
 
     type: ProgType

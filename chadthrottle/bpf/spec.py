@@ -2,13 +2,15 @@
 
 `elf.py` and its neighbours make an ObjectSpec, `loader.py` turns it into kernel objects. All of it
 is frozen; the `with_…` methods return a changed copy, so one parsed object can be loaded twice with
-different knobs.
+different knobs. What is never changed so is a NamedTuple: a dataclass costs four times as much to
+define, which every run of a short command pays for.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from chadthrottle.bpf.btf import Btf
 from chadthrottle.bpf.constants import AttachType, ProgType
@@ -40,8 +42,7 @@ class ReferenceKind(Enum):
     EXTERN_VALUE = "kconfig"
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """One instruction that names something outside the program.
 
     `name` is a key of ObjectSpec.maps or .externs; `offset` is the byte within the map's value for
@@ -54,8 +55,7 @@ class Reference:
     offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class CoreRelocation:
+class CoreRelocation(NamedTuple):
     """struct bpf_core_relo, rebased to the program, with what it needs to be explained.
 
     `record` is the raw record whose first word (insn_off, bytes) the kernel reads rebased.
@@ -80,8 +80,7 @@ class RecordTable:
         return len(self.data) // self.record_size if self.record_size else 0
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionSpec:
+class FunctionSpec(NamedTuple):
     """Where a function lies in a linked program, in instructions."""
 
     name: str
@@ -118,8 +117,7 @@ class ProgramSpec:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(NamedTuple):
     """A global variable: its place in the section's map, in bytes, and its BTF type."""
 
     name: str
@@ -164,8 +162,7 @@ class MapSpec:
     """What to call it in the kernel, not yet cut to 15 bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extern:
+class Extern(NamedTuple):
     """A symbol the kernel must supply: section `.ksyms` or `.kconfig`."""
 
     name: str
@@ -215,27 +212,35 @@ class ObjectSpec:
             maps[holder.name] = replace(holder, contents=contents)
         return replace(self, maps=MappingProxyType(maps))
 
-    def with_map_sizes(self, max_entries: Mapping[str, int]) -> "ObjectSpec":
-        """Set max_entries of declared maps before load. Raises UsageError for an unknown map."""
+    def with_map_sizes(
+        self, max_entries: Mapping[str, int], value_sizes: Mapping[str, int] = MappingProxyType({})
+    ) -> "ObjectSpec":
+        """Set max_entries and value sizes (bytes) of declared maps before load.
+
+        A map whose value size changes loses its value's BTF, which would contradict it. Raises
+        UsageError for an unknown map or an impossible size.
+        """
         maps = dict(self.maps)
         for name, count in max_entries.items():
-            if name not in maps or maps[name].contents is not None:
-                known = sorted(m.name for m in maps.values() if m.contents is None)
-                raise UsageError(
-                    f"object {self.name} has no map {name!r} to resize",
-                    hint=f"It has: {', '.join(known) or 'none'}.",
-                )
-            if not 0 < count < 1 << 32:
-                raise UsageError(f"max_entries of {name} must be 1 to 4294967295, not {count}")
-            maps[name] = replace(maps[name], max_entries=count)
+            maps[name] = replace(self._declared(maps, name), max_entries=_size("max_entries", name, count))
+        for name, size in value_sizes.items():
+            sized = replace(self._declared(maps, name), value_size=_size("value size", name, size))
+            maps[name] = replace(sized, btf_key_type_id=0, btf_value_type_id=0)
         return replace(self, maps=MappingProxyType(maps))
+
+    def _declared(self, maps: Mapping[str, MapSpec], name: str) -> MapSpec:
+        if name not in maps or maps[name].contents is not None:
+            known = sorted(m.name for m in maps.values() if m.contents is None)
+            raise UsageError(
+                f"object {self.name} has no map {name!r} to resize",
+                hint=f"It has: {', '.join(known) or 'none'}.",
+            )
+        return maps[name]
 
     def _encode(self, variable: Variable, value: int | bool | bytes) -> bytes:
         if isinstance(value, bytes):
             if len(value) != variable.size:
-                raise UsageError(
-                    f"variable {variable.name} is {variable.size} bytes, not {len(value)}"
-                )
+                raise UsageError(f"variable {variable.name} is {variable.size} bytes, not {len(value)}")
             return value
         if self.btf is None:
             raise ObjectFormatError(f"object {self.name} has variables but no BTF")
@@ -249,6 +254,10 @@ class ObjectSpec:
             return int(value).to_bytes(variable.size, "little", signed=signed)
         except OverflowError:
             kind = "signed" if signed else "unsigned"
-            raise UsageError(
-                f"{value} does not fit {variable.name}: {kind}, {variable.size} bytes"
-            ) from None
+            raise UsageError(f"{value} does not fit {variable.name}: {kind}, {variable.size} bytes") from None
+
+
+def _size(what: str, name: str, value: int) -> int:
+    if not 0 < value < 1 << 32:
+        raise UsageError(f"{what} of {name} must be 1 to 4294967295, not {value}")
+    return value

@@ -37,6 +37,7 @@ CAP_SYS_ADMIN = 21
 CAP_PERFMON = 38
 CAP_BPF = 39
 
+
 def _syscall_number() -> int:
     machine = os.uname().machine
     # A 32-bit interpreter on a 64-bit kernel makes 32-bit system calls.

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from chadthrottle.bpf.errors import BpfError
+from chadthrottle.bpf.loader import load
+from chadthrottle.bpf.parse import open_object
 from chadthrottle.bpf.programs import Program
 
 ObjectPath = Callable[[str], Path]
@@ -24,7 +27,7 @@ def test_check_shows_every_program(object_path: ObjectPath) -> None:
     done = run("check", object_path("traffic"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "ok      count_egress (cgroup_skb/egress)" in done.stdout
-    assert "2 of 2 programs loaded" in done.stdout
+    assert "2 of 2 programs loaded, 2 of 2 maps created" in done.stdout
 
 
 def test_check_in_json(object_path: ObjectPath) -> None:
@@ -61,6 +64,8 @@ def test_sizes_and_variables_can_be_set(object_path: ObjectPath) -> None:
     assert run("check", object_path("map_zero_entries")).returncode == 5
     assert run("check", "--entries", "sized_by_user=8", object_path("map_zero_entries")).returncode == 0
     assert run("check", "--set", "knob_u32=8", object_path("globals")).returncode == 0
+    wider = run("check", "--json", "--value-size", "stacks=256", object_path("maps"))
+    assert next(m for m in json.loads(wider.stdout)["maps"] if m["name"] == "stacks")["value_bytes"] == 256
 
 
 @pytest.mark.parametrize(
@@ -103,9 +108,7 @@ def test_load_pins_as_bpftool_does(object_path: ObjectPath, bpffs: Path) -> None
     done = run("load", path, "--pin", ours)
     assert (done.returncode, done.stderr) == (0, "")
     theirs.mkdir()
-    subprocess.run(
-        ["bpftool", "prog", "loadall", path, theirs, "pinmaps", theirs], check=True, capture_output=True
-    )
+    subprocess.run(["bpftool", "prog", "loadall", path, theirs, "pinmaps", theirs], check=True, capture_output=True)
     try:
         assert sorted(p.name for p in ours.iterdir()) == sorted(p.name for p in theirs.iterdir())
         with Program.open_pinned(ours / "sum_data") as program:
@@ -133,9 +136,18 @@ def test_load_that_cannot_pin_leaves_nothing(object_path: ObjectPath, bpffs: Pat
 
 def test_load_outside_a_bpffs_fails_and_leaves_no_directory(object_path: ObjectPath, tmp_path: Path) -> None:
     done = run("load", object_path("minimal"), "--pin", tmp_path / "pins")
-    assert done.returncode != 0
-    assert "bpffs" in done.stderr
+    assert done.returncode == 5
+    assert "must be a directory in a bpffs; to mount one" in done.stderr
     assert not (tmp_path / "pins").exists()
+    done = run("load", object_path("minimal"), "--pin", tmp_path / "absent" / "pins")
+    assert done.returncode == 2
+    assert "It must lie in a bpffs" in done.stderr
+
+
+def test_names_with_dots_are_explained(object_path: ObjectPath, bpffs: Path) -> None:
+    with load(open_object(object_path("minimal"))) as loaded:
+        with pytest.raises(BpfError, match="no dots"):
+            next(iter(loaded.programs.values())).pin(bpffs / "a.b")
 
 
 def test_dump_needs_no_root(object_path: ObjectPath, tmp_path: Path) -> None:
@@ -173,3 +185,19 @@ def test_a_closed_pipe_is_no_traceback(object_path: ObjectPath) -> None:
         command = [sys.executable, "-m", "chadthrottle.bpf", "dump", str(object_path("sections"))]
         done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     assert "Traceback" not in done.stderr
+
+
+def test_check_creates_maps_that_no_program_uses(object_path: ObjectPath) -> None:
+    done = run("check", "--entries", "networks=4294967295", "--entries", "stacks=0x1000000", object_path("maps"))
+    assert done.returncode == 5
+    assert "1 of 1 programs loaded, 15 of 16 maps created" in done.stdout
+    assert "more than the limit" in done.stdout
+
+
+def test_names_cannot_drive_the_terminal(object_path: ObjectPath, tmp_path: Path) -> None:
+    hostile = tmp_path / "hostile.bpf.o"
+    hostile.write_bytes(object_path("minimal").read_bytes().replace(b"Dual MIT/GPL", b"\x1b[2J\x1b]0;\x07GPL"))
+    done = run("dump", hostile)
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert "\x1b" in json.loads(run("dump", "--json", hostile).stdout)["license"]

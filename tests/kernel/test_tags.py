@@ -47,14 +47,10 @@ def test_tcx_sections_hold_the_code_that_tc_does(object_path: Callable[[str], Pa
         assert [p.info().tag for p in tcx.programs.values()] == [p.info().tag for p in tc.programs.values()]
 
 
-def test_flavours_of_the_build_load_the_same(
-    object_path: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_flavours_of_the_build_load_the_same(object_path: Callable[[str], Path], tmp_path: Path) -> None:
     from tools import build_ebpf
 
     built = build_ebpf.build(build_ebpf.EBPF, [build_ebpf.EBPF], tmp_path, "release")
     release = next(one.path for one in built if one.path.name == "traffic.bpf.o")
     with load(open_object(release)) as one, load(open_object(object_path("traffic"))) as two:
-        assert {n: p.info().tag for n, p in one.programs.items()} == {
-            n: p.info().tag for n, p in two.programs.items()
-        }
+        assert {n: p.info().tag for n, p in one.programs.items()} == {n: p.info().tag for n, p in two.programs.items()}

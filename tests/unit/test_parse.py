@@ -125,9 +125,7 @@ def test_externs(object_path: ObjectPath) -> None:
         ("fail_call_into_section", "caller", "callee"),
     ],
 )
-def test_a_program_that_cannot_be_linked_says_why(
-    name: str, program: str, words: str, object_path: ObjectPath
-) -> None:
+def test_a_program_that_cannot_be_linked_says_why(name: str, program: str, words: str, object_path: ObjectPath) -> None:
     problem = open_object(object_path(name)).programs[program].problem
     assert problem is not None
     assert words in problem

@@ -57,9 +57,7 @@ def test_values_are_written_in_the_variables_width(
         ("nothing", 1, "no variable 'nothing'"),
     ],
 )
-def test_values_that_do_not_fit_are_refused(
-    spec: ObjectSpec, name: str, value: int | bytes, words: str
-) -> None:
+def test_values_that_do_not_fit_are_refused(spec: ObjectSpec, name: str, value: int | bytes, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         spec.with_constants({name: value})
 
