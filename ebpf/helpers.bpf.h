@@ -32,19 +32,37 @@
 /* The value of "pinning" that asks for a pin under the map's name. */
 #define LIBBPF_PIN_BY_NAME 1
 
+/* The kernel's own, of which a program only has pointers until it declares their fields. */
+struct file;
+struct socket;
+struct task_struct;
+struct tcp_sock;
+
 /* A helper is called by its number in the uapi; the kernel replaces that by the function's address. */
 #define BPF_HELPER(number, result, name, ...) static result (*const name)(__VA_ARGS__) = (void *)(number)
 
 BPF_HELPER(1, void *, bpf_map_lookup_elem, void *map, const void *key);
+BPF_HELPER(2, long, bpf_map_update_elem, void *map, const void *key, const void *value, __u64 flags);
+BPF_HELPER(3, long, bpf_map_delete_elem, void *map, const void *key);
 BPF_HELPER(12, long, bpf_tail_call, void *context, void *programs, __u32 index);
 BPF_HELPER(14, __u64, bpf_get_current_pid_tgid, void);
 BPF_HELPER(26, long, bpf_skb_load_bytes, const void *skb, __u32 offset, void *to, __u32 len);
+BPF_HELPER(49, long, bpf_setsockopt, void *socket, int level, int name, void *value, int size);
+BPF_HELPER(57, long, bpf_getsockopt, void *socket, int level, int name, void *value, int size);
+BPF_HELPER(59, long, bpf_sock_ops_cb_flags_set, struct bpf_sock_ops *context, int flags);
 BPF_HELPER(93, long, bpf_spin_lock, struct bpf_spin_lock *lock);
 BPF_HELPER(94, long, bpf_spin_unlock, struct bpf_spin_lock *lock);
 BPF_HELPER(95, struct bpf_sock *, bpf_sk_fullsock, struct bpf_sock *sk);
+BPF_HELPER(96, struct bpf_tcp_sock *, bpf_tcp_sock, struct bpf_sock *sk);
+BPF_HELPER(97, long, bpf_skb_ecn_set_ce, struct __sk_buff *skb);
 BPF_HELPER(107, void *, bpf_sk_storage_get, void *map, void *sk, void *initial, __u64 flags);
 BPF_HELPER(113, long, bpf_probe_read_kernel, void *to, __u32 size, const void *from);
+BPF_HELPER(118, __u64, bpf_jiffies64, void);
+BPF_HELPER(125, __u64, bpf_ktime_get_boot_ns, void);
+BPF_HELPER(137, struct tcp_sock *, bpf_skc_to_tcp_sock, void *sk);
 BPF_HELPER(154, void *, bpf_this_cpu_ptr, const void *percpu);
+BPF_HELPER(158, struct task_struct *, bpf_get_current_task_btf, void);
+BPF_HELPER(162, struct socket *, bpf_sock_from_file, struct file *file);
 BPF_HELPER(164, long, bpf_for_each_map_elem, void *map, void *callback, void *context, __u64 flags);
 BPF_HELPER(165, long, bpf_snprintf, char *text, __u32 size, const char *format, const __u64 *arguments,
 	   __u32 arguments_size);

@@ -26,6 +26,21 @@ struct bpf_sock {
 	__u32 priority;
 };
 
+struct bpf_tcp_sock {
+	__u32 snd_cwnd;
+	__u32 srtt_us;
+	__u32 rtt_min;
+	__u32 snd_ssthresh;
+	__u32 rcv_nxt;
+	__u32 snd_nxt;
+	__u32 snd_una;
+	__u32 mss_cache;
+	__u32 ecn_flags;
+	__u32 rate_delivered;
+	__u32 rate_interval_us;
+	__u32 packets_out;
+};
+
 struct __sk_buff {
 	__u32 len;
 	__u32 pkt_type;
@@ -61,6 +76,63 @@ struct __sk_buff {
 	__u32 gso_size;
 };
 
+struct bpf_sock_ops {
+	__u32 op;
+	__u32 args[4];
+	__u32 family;
+	__u32 remote_ip4;
+	__u32 local_ip4;
+	__u32 remote_ip6[4];
+	__u32 local_ip6[4];
+	__u32 remote_port;
+	__u32 local_port;
+	__u32 is_fullsock;
+	__u32 snd_cwnd;
+	__u32 srtt_us;
+	__u32 bpf_sock_ops_cb_flags;
+	__u32 state;
+	__u32 rtt_min;
+	__u32 snd_ssthresh;
+	__u32 rcv_nxt;
+	__u32 snd_nxt;
+	__u32 snd_una;
+	__u32 mss_cache;
+	__u32 ecn_flags;
+	__u32 rate_delivered;
+	__u32 rate_interval_us;
+	__u32 packets_out;
+	__u32 retrans_out;
+	__u32 total_retrans;
+	__u32 segs_in;
+	__u32 data_segs_in;
+	__u32 segs_out;
+	__u32 data_segs_out;
+	__u32 lost_out;
+	__u32 sacked_out;
+	__u32 sk_txhash;
+	__u64 bytes_received;
+	__u64 bytes_acked;
+	__bpf_md_ptr(struct bpf_sock *, sk);
+};
+
+/* bpf_sock_ops.op */
+enum {
+	BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB = 4,
+	BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB = 5,
+	BPF_SOCK_OPS_RTT_CB = 12,
+};
+#define BPF_SOCK_OPS_RTT_CB_FLAG (1 << 3)
+
+/* Socket options: asm-generic/socket.h, linux/in.h, linux/bpf.h. */
+#define SOL_SOCKET 1
+#define SO_MAX_PACING_RATE 47
+#define IPPROTO_TCP 6
+#define TCP_BPF_SOCK_OPS_CB_FLAGS 1008
+
+/* linux/socket.h */
+#define AF_INET 2
+#define AF_INET6 10
+
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
@@ -87,6 +159,9 @@ struct bpf_spin_lock {
 struct bpf_timer {
 	__u64 __opaque[2];
 };
+
+/* Flags of bpf_map_update_elem. */
+#define BPF_ANY 0
 
 /* Flags of map creation. */
 #define BPF_F_NO_PREALLOC (1U << 0)

@@ -24,7 +24,6 @@
 
 /* uapi linux/in.h and linux/in6.h; IPV6_TLV_JUMBO is the kernel's net/ipv6.h (RFC 2675). */
 #define IPPROTO_HOPOPTS 0
-#define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define IPPROTO_ROUTING 43
 #define IPPROTO_DSTOPTS 60

@@ -13,8 +13,13 @@ from dataclasses import dataclass
 from tests.support.network import Endpoint
 
 ETHERNET_HEADER = 14
-# As in the IP header: of TCP, UDP, and IPv6 fragments.
-PROTOCOLS = {"tcp": 6, "udp": 17, "fragment": 44}
+# How u32 finds them in the IP header.
+IPV6_FRAGMENT = ("ipv6", "ip6 protocol 44 0xff")
+IPV6_JUMBO = ("ipv6", "ip6 protocol 0 0xff match u8 194 0xff at 42")
+PROTOCOLS = {
+    "tcp": (("ip", "ip protocol 6 0xff"), ("ipv6", "ip6 protocol 6 0xff"), IPV6_JUMBO),
+    "udp": (("ip", "ip protocol 17 0xff"), ("ipv6", "ip6 protocol 17 0xff"), IPV6_FRAGMENT),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,13 @@ class WireCounter:
 @contextmanager
 def counted_wire(endpoint: Endpoint, protocol: str) -> Iterator[WireCounter]:
     """Count that protocol, over IPv4 and IPv6, apart from what the kernel itself sends (neighbours, groups)."""
-    number, device = str(PROTOCOLS[protocol]), endpoint.device
+    device = endpoint.device
     _tc(endpoint, "qdisc", "replace", "dev", device, "root", "handle", "1:", "htb")
     rate = ("rate", "100gbit", "quantum", "200000")
     _tc(endpoint, "class", "add", "dev", device, "parent", "1:", "classid", "1:1", "htb", *rate)
-    for priority, (family, match) in enumerate({"ip": "ip", "ipv6": "ip6"}.items(), start=1):
+    for priority, (family, match) in enumerate(PROTOCOLS[protocol], start=1):
         where = ("dev", device, "parent", "1:", "protocol", family, "prio", str(priority))
-        _tc(endpoint, "filter", "add", *where, "u32", "match", match, "protocol", number, "0xff", "flowid", "1:1")
+        _tc(endpoint, "filter", "add", *where, "u32", "match", *match.split(), "flowid", "1:1")
     try:
         yield WireCounter(endpoint)
     finally:

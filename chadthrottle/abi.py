@@ -1,0 +1,182 @@
+"""The headers that BPF programs and Python share, as ctypes: ebpf/traffic.h, ebpf/throttle.h.
+
+Checked in tests/unit/test_abi.py against the BTF of the object that was built from them.
+"""
+
+import ctypes
+from collections.abc import Iterable
+from enum import IntEnum
+
+__all__ = [
+    "THROTTLE_ABI_VERSION",
+    "ThrottleCount",
+    "ThrottleDirection",
+    "ThrottleMeter",
+    "ThrottleProcess",
+    "ThrottleRate",
+    "ThrottleRule",
+    "ThrottleTag",
+    "TrafficCount",
+    "TrafficDirection",
+]
+
+THROTTLE_ABI_VERSION = 1
+"""Changes with any change of ebpf/throttle.h; pins of another version are not ours to use."""
+
+
+class TrafficDirection(IntEnum):
+    """enum traffic_direction: the keys of the map `traffic`."""
+
+    EGRESS = 0
+    INGRESS = 1
+
+    @property
+    def key(self) -> bytes:
+        """As the map takes it."""
+        return bytes(ctypes.c_uint32(self))
+
+
+class TrafficCount(ctypes.Structure):
+    """struct traffic_count: what passed in one direction, on one CPU or on all of them."""
+
+    _fields_ = (
+        ("packets", ctypes.c_uint64),
+        ("ip_bytes", ctypes.c_uint64),
+        ("wire_bytes", ctypes.c_uint64),
+        ("errors", ctypes.c_uint64),
+    )
+
+    packets: int
+    """Packets as on the wire: a GSO buffer counts as its segments."""
+    ip_bytes: int
+    """Bytes from the IP header on; a GSO buffer's headers once."""
+    wire_bytes: int
+    """Bytes from the IP header on; each GSO segment's own headers counted."""
+    errors: int
+    """GSO buffers that were not understood, each counted as one packet."""
+
+    @classmethod
+    def total(cls, per_cpu: Iterable[bytes]) -> "TrafficCount":
+        """The sum of a value's copies, one for each CPU. Raises ValueError for a copy that is too short."""
+        counts = [cls.from_buffer_copy(copy) for copy in per_cpu]
+        return cls(*(sum(getattr(count, name) for count in counts) for name, _ in cls._fields_))
+
+
+class ThrottleDirection(IntEnum):
+    """enum throttle_direction: the index into the arrays below."""
+
+    UP = 0
+    DOWN = 1
+
+
+class ThrottleProcess(ctypes.Structure):
+    """struct throttle_process, value of the map `processes`; the key is a tgid of the initial PID namespace."""
+
+    _fields_ = (
+        ("rule", ctypes.c_uint64),
+        ("start_ticks", ctypes.c_uint64),
+        ("inherit", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
+    )
+
+    rule: int
+    start_ticks: int
+    """Field 22 of /proc/PID/stat."""
+    inherit: int
+    """1 if children belong to the rule too."""
+
+
+class ThrottleTag(ctypes.Structure):
+    """struct throttle_tag, value of the map `tags`; the key is a socket."""
+
+    _fields_ = (
+        ("rule", ctypes.c_uint64),
+        ("refused", ctypes.c_uint32),
+        ("our_pacing", ctypes.c_uint32),
+        ("own_pacing", ctypes.c_uint32),
+        ("our_callback", ctypes.c_uint32),
+    )
+
+    rule: int
+    refused: int
+    our_pacing: int
+    """bytes/s of payload; 0: not set by us."""
+    own_pacing: int
+    """bytes/s as the application had it; 0xffffffff: no limit."""
+    our_callback: int
+
+
+class ThrottleRate(ctypes.Structure):
+    """struct throttle_rate."""
+
+    _fields_ = (("bytes_per_s", ctypes.c_uint64), ("burst_ns", ctypes.c_uint64))
+
+    bytes_per_s: int
+    """0: not limited."""
+    burst_ns: int
+
+
+class ThrottleRule(ctypes.Structure):
+    """struct throttle_rule, value of the map `rules`; the key is the rule's id."""
+
+    _fields_ = (
+        ("rate", ThrottleRate * len(ThrottleDirection)),
+        ("expires_ns", ctypes.c_uint64),
+        ("armed", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
+    )
+
+    rate: "ctypes.Array[ThrottleRate]"
+    expires_ns: int
+    """CLOCK_BOOTTIME; 0: never."""
+    armed: int
+    """0 while the rule is being set up: paced and counted, nothing dropped."""
+
+
+class ThrottleCount(ctypes.Structure):
+    """struct throttle_count. Bytes are IP bytes on the wire, every GSO segment's headers included."""
+
+    _fields_ = (
+        ("passed_packets", ctypes.c_uint64),
+        ("passed_bytes", ctypes.c_uint64),
+        ("dropped_packets", ctypes.c_uint64),
+        ("dropped_bytes", ctypes.c_uint64),
+        ("marked_packets", ctypes.c_uint64),
+    )
+
+    passed_packets: int
+    passed_bytes: int
+    dropped_packets: int
+    dropped_bytes: int
+    marked_packets: int
+
+
+class ThrottleMeter(ctypes.Structure):
+    """struct throttle_meter, value of the map `meters`; the key is the rule's id."""
+
+    _fields_ = (
+        ("ahead_until", ctypes.c_uint64 * len(ThrottleDirection)),
+        ("count", ThrottleCount * len(ThrottleDirection)),
+        ("share", ctypes.c_uint64),
+        ("epoch_ns", ctypes.c_uint64),
+        ("epoch_bytes", ctypes.c_uint64),
+        ("epoch_drops", ctypes.c_uint64),
+        ("sending", ctypes.c_uint64),
+        ("base_ns", ctypes.c_uint64),
+        ("processes", ctypes.c_uint64),
+        ("untracked", ctypes.c_uint64),
+    )
+
+    ahead_until: "ctypes.Array[ctypes.c_uint64]"
+    """1/256 ns since base_ns."""
+    count: "ctypes.Array[ThrottleCount]"
+    share: int
+    """bytes/s that one sending TCP socket may take."""
+    epoch_ns: int
+    epoch_bytes: int
+    epoch_drops: int
+    sending: int
+    base_ns: int
+    """CLOCK_BOOTTIME."""
+    processes: int
+    untracked: int

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
+/*
+ * What throttle.bpf.c and Python share. Fixed widths, no padding but the named one: the layout is the same for both.
+ *
+ *   processes  tgid            -> throttle_process     who is limited; kept exact by fork and exit
+ *   tags       socket          -> throttle_tag         whose a socket is
+ *   rules      rule id         -> throttle_rule        what is asked: creating it arms the rule, deleting it disarms
+ *   meters     rule id         -> throttle_meter       what happened, and how far ahead of its rate a rule is
+ *   claim      0               -> rule id              for which rule a walk over open files tags sockets
+ *
+ * Rule ids are never used twice while the machine runs, so what an ended rule left on a socket means nothing.
+ */
+#ifndef CHADTHROTTLE_THROTTLE_H
+#define CHADTHROTTLE_THROTTLE_H
+
+/* Changed whenever something below changes; part of the pins' directory name. */
+#define THROTTLE_ABI_VERSION 1
+
+/* Index into the arrays below. */
+enum throttle_direction {
+	THROTTLE_UP = 0,   /* egress */
+	THROTTLE_DOWN = 1, /* ingress */
+	THROTTLE_DIRECTIONS = 2,
+};
+
+#define THROTTLE_MAX_RULES 16384
+#define THROTTLE_MAX_PROCESSES 65536
+
+/* Key: tgid in the initial PID namespace. */
+struct throttle_process {
+	__u64 rule;
+	__u64 start_ticks; /* field 22 of /proc/PID/stat: a process of the same number but another start is another */
+	__u32 inherit;     /* children belong to the rule too */
+	__u32 padding;
+};
+
+struct throttle_tag {
+	__u64 rule;
+	__u32 refused;      /* segments refused in a row while nothing was in flight */
+	__u32 our_pacing;   /* SO_MAX_PACING_RATE as we set it; 0: we did not */
+	__u32 own_pacing;   /* what the application had set, or "no limit": goes back when the rule ends */
+	__u32 our_callback; /* 1: we asked for the RTT callback, and take that back too */
+};
+
+struct throttle_rate {
+	__u64 bytes_per_s; /* 0: not limited */
+	__u64 burst_ns;    /* how far ahead of the rate the rule may be */
+};
+
+struct throttle_rule {
+	struct throttle_rate rate[THROTTLE_DIRECTIONS];
+	__u64 expires_ns; /* CLOCK_BOOTTIME; 0: never */
+	__u32 armed;      /* 0: uploads are paced and counted already, nothing is dropped yet */
+	__u32 padding;
+};
+
+struct throttle_count {
+	__u64 passed_packets;
+	__u64 passed_bytes; /* IP bytes on the wire, every GSO segment's headers included */
+	__u64 dropped_packets;
+	__u64 dropped_bytes;
+	__u64 marked_packets; /* passed over the limit with a CE mark */
+};
+
+struct throttle_meter {
+	__u64 ahead_until[THROTTLE_DIRECTIONS]; /* see police.bpf.h; 1/256 ns since base_ns */
+	struct throttle_count count[THROTTLE_DIRECTIONS];
+	__u64 share;       /* bytes/s that one sending TCP socket may take; see pace.bpf.h */
+	__u64 epoch_ns;    /* CLOCK_BOOTTIME when the running epoch began */
+	__u64 epoch_bytes; /* offered in it */
+	__u64 epoch_drops; /* packets refused in it */
+	__u64 sending;     /* connections with something to send when the rule was made */
+	__u64 base_ns;     /* CLOCK_BOOTTIME when the rule was made */
+	__u64 processes;
+	__u64 untracked; /* children that found no room in "processes" and are not limited */
+};
+
+#endif

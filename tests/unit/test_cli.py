@@ -1,0 +1,137 @@
+"""The entry point: version, help, and what the user reads when something goes wrong."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import click
+import pytest
+
+from chadthrottle import __version__, artifacts
+from chadthrottle.bpf.errors import BpfError
+from chadthrottle.cli import main
+from chadthrottle.cli.root import root
+from chadthrottle.errors import KernelCannotError, NotPermittedError, UsageError
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes `chadthrottle fail` raise."""
+
+    def command_raising(error: BaseException) -> None:
+        def fail() -> None:
+            raise error
+
+        monkeypatch.setitem(root.commands, "fail", click.Command("fail", callback=fail))
+
+    return command_raising
+
+
+def test_version_says_how_the_objects_were_built(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "flavour", lambda: "release")
+    assert main(["--version"]) == 0
+    assert capsys.readouterr() == (f"chadthrottle {__version__} (objects: release)\n", "")
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([option]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Usage: chadthrottle [OPTIONS]")
+    assert max(map(len, out.splitlines())) <= 80
+    assert err == ""
+
+
+def test_without_arguments_help_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: chadthrottle [OPTIONS]")
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["nonsense"], ["--version=3"]])
+def test_wrong_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    first, second = err.splitlines()
+    assert out == ""
+    assert first.startswith("error: ")
+    assert second == "Try: chadthrottle --help"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UsageError("no", hint="Do."), 2),
+        (NotPermittedError("no", hint="Do."), 3),
+        (KernelCannotError("no", hint="Do."), 5),
+        (BpfError("BPF_PROG_LOAD", 22, "no", hint="Do."), 5),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_meant_for_the_user(
+    error: Exception, status: int, failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(error)
+    assert main(["fail"]) == status
+    assert capsys.readouterr() == ("", "error: no\nDo.\n")
+
+
+def test_error_without_hint(failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]) -> None:
+    failing(UsageError("no"))
+    assert main(["fail"]) == 2
+    assert capsys.readouterr().err == "error: no\n"
+
+
+def test_bug_is_one_line_and_a_request(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(RuntimeError("two\nlines"))
+    assert main(["fail"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "error: unexpected RuntimeError: two lines"
+    assert "please report" in lines[1]
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), UsageError("no")])
+def test_debug_shows_the_traceback(
+    error: Exception, failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(error)
+    assert main(["--debug", "fail"]) == (2 if isinstance(error, UsageError) else 1)
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last):")
+    assert "in fail" in err
+
+
+def test_ctrl_c(failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]) -> None:
+    failing(KeyboardInterrupt())
+    assert main(["fail"]) == 130
+    assert capsys.readouterr().err.strip() == "error: interrupted"
+
+
+@pytest.mark.parametrize("returned", [6, None])
+def test_a_commands_result_is_the_status(returned: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(root.commands, "six", click.Command("six", callback=lambda: returned))
+    assert main(["six"]) == (returned or 0)
+
+
+@pytest.mark.parametrize("argument", ["--version", "--help"])
+def test_import_budget(argument: str) -> None:
+    expensive = {"elftools", "ctypes", "psutil", "textual", "invoke", "subprocess", "chadthrottle.bpf"}
+    program = (
+        "import sys; from chadthrottle.cli import main; main(sys.argv[1:]); "
+        f"sys.exit(str(sorted({expensive} & sys.modules.keys()) or ''))"
+    )
+    command = [sys.executable, "-c", program, argument]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == ""
+
+
+def test_as_a_program() -> None:
+    command = [sys.executable, "-c", "import sys; from chadthrottle.cli import main; sys.exit(main())", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"chadthrottle {__version__} (objects: {artifacts.flavour()})\n"
