@@ -93,7 +93,7 @@ def lint(_: Context) -> None:
 @task(pre=[build_ebpf])
 def demo(_: Context) -> None:
     """Show on a transfer of its own what chadthrottle does."""
-    run(sys.executable, "tools/demo.py", root=True, env={"PATH": _path()})
+    run(sys.executable, "-m", "tools.demo", root=True, env={"PATH": _path()})
 
 
 @task(pre=[build_ebpf])
@@ -122,8 +122,14 @@ def vm(_: Context, kernel: str = "all", args: str = "", minutes: int = 30) -> No
     color = "yes" if sys.stdout.isatty() else "no"
     command = (sys.executable, "-m", "pytest", "tests/kernel", f"--color={color}", *shlex.split(args))
     objects = kernels.CACHE / "objects"
-    environment = {"PATH": _path(), "HOME": "/root", "COLUMNS": "120", "CHADTHROTTLE_TEST_OBJECTS": str(objects)}
     build_objects(objects)  # here, because the guest needs minutes for it
+    environment = {
+        "PATH": _path(),
+        "HOME": "/root",
+        "COLUMNS": "120",
+        "CHADTHROTTLE_TEST_OBJECTS": str(objects),
+        "CHADTHROTTLE_TEST_SLOWNESS": "20",
+    }
     failed = 0
     for version in kernels.VERSIONS if kernel == "all" else [kernel]:
         try:

@@ -9,16 +9,22 @@ from enum import IntEnum
 
 __all__ = [
     "THROTTLE_ABI_VERSION",
+    "THROTTLE_MAX_PROCESSES",
     "ThrottleCount",
     "ThrottleDirection",
+    "ThrottleMembership",
     "ThrottleMeter",
     "ThrottleProcess",
     "ThrottleRate",
     "ThrottleRule",
+    "ThrottleSocket",
     "ThrottleTag",
     "TrafficCount",
     "TrafficDirection",
 ]
+
+THROTTLE_MAX_PROCESSES = 65536
+"""How many processes can be limited at a time."""
 
 THROTTLE_ABI_VERSION = 1
 """Changes with any change of ebpf/throttle.h; pins of another version are not ours to use."""
@@ -86,6 +92,23 @@ class ThrottleProcess(ctypes.Structure):
     """1 if children belong to the rule too."""
 
 
+class ThrottleMembership(ctypes.Structure):
+    """struct throttle_membership, context of the program `set_membership`; it returns 1 if that was done."""
+
+    _fields_ = (
+        ("rule", ctypes.c_uint64),
+        ("start_ticks", ctypes.c_uint64),
+        ("tgid", ctypes.c_uint32),
+        ("inherit", ctypes.c_uint32),
+    )
+
+    rule: int
+    """0: leaves the rule it is in."""
+    start_ticks: int
+    tgid: int
+    inherit: int
+
+
 class ThrottleTag(ctypes.Structure):
     """struct throttle_tag, value of the map `tags`; the key is a socket."""
 
@@ -95,6 +118,8 @@ class ThrottleTag(ctypes.Structure):
         ("our_pacing", ctypes.c_uint32),
         ("own_pacing", ctypes.c_uint32),
         ("our_callback", ctypes.c_uint32),
+        ("our_window", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
     )
 
     rule: int
@@ -104,6 +129,26 @@ class ThrottleTag(ctypes.Structure):
     own_pacing: int
     """bytes/s as the application had it; 0xffffffff: no limit."""
     our_callback: int
+    our_window: int
+    """Segments; 0: not set by us."""
+
+
+class ThrottleSocket(ctypes.Structure):
+    """struct throttle_socket: what a reading of `tag_open_sockets` gives for each socket of the rule in `claim`."""
+
+    _fields_ = (
+        ("tgid", ctypes.c_uint32),
+        ("tid", ctypes.c_uint32),
+        ("fd", ctypes.c_uint32),
+        ("namespace", ctypes.c_uint32),
+    )
+
+    tgid: int
+    tid: int
+    """The thread that has it open: the main thread may have ended."""
+    fd: int
+    namespace: int
+    """Inode of the socket's network namespace."""
 
 
 class ThrottleRate(ctypes.Structure):
@@ -142,6 +187,9 @@ class ThrottleCount(ctypes.Structure):
         ("dropped_packets", ctypes.c_uint64),
         ("dropped_bytes", ctypes.c_uint64),
         ("marked_packets", ctypes.c_uint64),
+        ("window_ns", ctypes.c_uint64),
+        ("window_bytes", ctypes.c_uint64),
+        ("bytes_per_s", ctypes.c_uint64),
     )
 
     passed_packets: int
@@ -149,6 +197,11 @@ class ThrottleCount(ctypes.Structure):
     dropped_packets: int
     dropped_bytes: int
     marked_packets: int
+    window_ns: int
+    """CLOCK_BOOTTIME when the running measurement began."""
+    window_bytes: int
+    bytes_per_s: int
+    """What the measurement before it found."""
 
 
 class ThrottleMeter(ctypes.Structure):
@@ -163,6 +216,11 @@ class ThrottleMeter(ctypes.Structure):
         ("epoch_drops", ctypes.c_uint64),
         ("sending", ctypes.c_uint64),
         ("base_ns", ctypes.c_uint64),
+        ("settled_ns", ctypes.c_uint64),
+        ("leader_start_ticks", ctypes.c_uint64),
+        ("leader", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
+        ("name", ctypes.c_char * 16),
         ("processes", ctypes.c_uint64),
         ("untracked", ctypes.c_uint64),
     )
@@ -178,5 +236,11 @@ class ThrottleMeter(ctypes.Structure):
     sending: int
     base_ns: int
     """CLOCK_BOOTTIME."""
+    settled_ns: int
+    """CLOCK_BOOTTIME; until then windows shrink before they are paced."""
+    leader_start_ticks: int
+    leader: int
+    """The process the rule was made for."""
+    name: bytes
     processes: int
     untracked: int

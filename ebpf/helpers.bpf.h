@@ -36,6 +36,8 @@
 struct file;
 struct socket;
 struct task_struct;
+struct mptcp_sock;
+struct seq_file;
 struct tcp_sock;
 
 /* A helper is called by its number in the uapi; the kernel replaces that by the function's address. */
@@ -59,6 +61,7 @@ BPF_HELPER(107, void *, bpf_sk_storage_get, void *map, void *sk, void *initial, 
 BPF_HELPER(113, long, bpf_probe_read_kernel, void *to, __u32 size, const void *from);
 BPF_HELPER(118, __u64, bpf_jiffies64, void);
 BPF_HELPER(125, __u64, bpf_ktime_get_boot_ns, void);
+BPF_HELPER(127, long, bpf_seq_write, struct seq_file *out, const void *data, __u32 size);
 BPF_HELPER(137, struct tcp_sock *, bpf_skc_to_tcp_sock, void *sk);
 BPF_HELPER(154, void *, bpf_this_cpu_ptr, const void *percpu);
 BPF_HELPER(158, struct task_struct *, bpf_get_current_task_btf, void);
@@ -70,5 +73,6 @@ BPF_HELPER(169, long, bpf_timer_init, struct bpf_timer *timer, void *map, __u64 
 BPF_HELPER(170, long, bpf_timer_set_callback, struct bpf_timer *timer, void *callback);
 BPF_HELPER(171, long, bpf_timer_start, struct bpf_timer *timer, __u64 nanoseconds, __u64 flags);
 BPF_HELPER(181, long, bpf_loop, __u32 count, void *callback, void *context, __u64 flags);
+BPF_HELPER(196, struct mptcp_sock *, bpf_skc_to_mptcp_sock, void *sk);
 
 #endif

@@ -4,7 +4,14 @@
  *
  *   socket made       cgroup/sock_create runs in the process that makes it           ─┐
  *   socket there      iter/task_file walks the open files of limited processes        ├─> tag
- *   socket accepted   inherits its listener's tag (BPF_F_CLONE)                       ─┘
+ *   socket accepted   inherits its listener's tag (BPF_F_CLONE)                        │
+ *   MPTCP subflow     made by the kernel: tp_btf/inet_sock_set_state in connect() and  │
+ *                     listen(); its packets ask whose the MPTCP socket is              │
+ *   socket used       tp_btf/sock_send_length, sock_recv_length: received over AF_UNIX,│
+ *                     or accepted from a queue that is older than the rule            ─┘
+ *
+ * Using a socket claims it: it belongs to the rule of the process that made, sent on or received from it last, or, if
+ * that is none, to the rule that found it open last.
  *
  *   process forks     tp_btf/sched_process_fork    the child gets its parent's entry
  *   process ends      tp_btf/sched_process_exit    the entry goes with the last thread; the rule with the last process
@@ -18,6 +25,9 @@
 #include "helpers.bpf.h"
 #include "throttle.h"
 #include "types.bpf.h"
+
+/* In every network namespace. */
+#define LOOPBACK_IFINDEX 1
 
 /* /proc/PID/stat counts in USER_HZ, which is 100 on all architectures we build for. */
 #define NS_PER_START_TICK 10000000ULL
@@ -38,11 +48,48 @@ struct task_struct {
 	__u64 start_boottime;
 } __core;
 
-struct sock;
+struct ns_common {
+	unsigned int inum;
+} __core;
+
+struct net {
+	struct ns_common ns;
+} __core;
+
+typedef struct {
+	struct net *net;
+} __core possible_net_t;
+
+struct sock_common {
+	unsigned short skc_family;
+	possible_net_t skc_net;
+} __core;
+
+struct net_device {
+	int ifindex;
+} __core;
+
+struct dst_entry {
+	struct net_device *dev;
+} __core;
+
+struct sock {
+	struct sock_common __sk_common;
+	struct dst_entry *sk_dst_cache;
+} __core;
 
 struct socket {
 	struct sock *sk;
 } __core;
+
+/* The socket an application has; its subflows are TCP sockets of their own. */
+struct mptcp_sock {
+	struct sock *first;
+} __core;
+
+enum bpf_func_id {
+	BPF_FUNC_skc_to_mptcp_sock = 196,
+};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -82,6 +129,13 @@ struct {
 	__type(value, __u64);
 } claim SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} placement SEC(".maps");
+
 /* The entry of a process, if it is the process that was meant and not a later one of the same number. */
 static __always_inline struct throttle_process *limited_process(struct task_struct *task)
 {
@@ -94,8 +148,26 @@ static __always_inline struct throttle_process *limited_process(struct task_stru
 	return process;
 }
 
+static __always_inline bool is_inet(struct sock *sk)
+{
+	__u16 family = sk->__sk_common.skc_family;
+
+	return family == AF_INET || family == AF_INET6;
+}
+
+/*
+ * Whether a connection goes over loopback, by its cached route; an own address of the machine does, too. The bucket need
+ * not ask, it sees the device; pacing does.
+ */
+static __always_inline bool is_on_loopback(struct tcp_sock *tcp)
+{
+	struct dst_entry *route = tcp ? ((struct sock *)tcp)->sk_dst_cache : NULL;
+
+	return route && route->dev->ifindex == LOOPBACK_IFINDEX;
+}
+
 /* Claims the socket for the rule; a shared socket belongs to the rule that claimed it last. */
-static __always_inline void tag_socket(void *sk, __u64 rule)
+static __always_inline struct throttle_tag *tag_socket(void *sk, __u64 rule)
 {
 	struct throttle_tag fresh = {.rule = rule};
 	struct throttle_tag *tag = bpf_sk_storage_get(&tags, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
@@ -104,51 +176,122 @@ static __always_inline void tag_socket(void *sk, __u64 rule)
 		tag->refused = 0;
 		tag->rule = rule;
 	}
+	return tag;
+}
+
+/*
+ * The tag of the MPTCP socket that a TCP socket is a subflow of (Linux 5.19; NULL before). The helper takes the socket of
+ * an skb or of sock_ops, not the kernel's own pointer that iterators and tracepoints have (its ARG_PTR_TO_SOCK_COMMON).
+ */
+static __always_inline struct throttle_tag *tag_of_mptcp(struct bpf_sock *sk)
+{
+	struct mptcp_sock *owner;
+
+	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_skc_to_mptcp_sock) ||
+	    !bpf_core_type_exists(struct mptcp_sock))
+		return NULL;
+	owner = bpf_skc_to_mptcp_sock(sk);
+	return owner ? bpf_sk_storage_get(&tags, owner, NULL, 0) : NULL;
+}
+
+/* The tag of a socket with traffic. A subflow, which no process has open, follows its MPTCP socket. */
+static __always_inline struct throttle_tag *tag_of_socket(struct bpf_sock *sk)
+{
+	struct throttle_tag *owner = tag_of_mptcp(sk);
+
+	return owner ? tag_socket(sk, owner->rule) : bpf_sk_storage_get(&tags, sk, NULL, 0);
+}
+
+/* The current process connects with a socket, listens, sends or receives on it. */
+static __always_inline void tag_used_socket(struct sock *sk)
+{
+	struct throttle_process *process;
+
+	if (!is_inet(sk))
+		return;
+	process = limited_process(bpf_get_current_task_btf());
+	if (process)
+		tag_socket(sk, process->rule);
+}
+
+/* One process less in a rule: with the last one the rule ends. */
+static __always_inline void leave_rule(__u64 rule)
+{
+	struct throttle_meter *meter = bpf_map_lookup_elem(&meters, &rule);
+
+	if (meter && __sync_fetch_and_sub(&meter->processes, 1) == 1)
+		bpf_map_delete_elem(&rules, &rule);
+}
+
+/*
+ * Commands, forks and exits meet here on several CPUs at once, and a rule ends when its count says so: each process is
+ * counted before its entry can be seen, and uncounted by whoever takes the rule out of the entry. An entry with rule 0
+ * is being removed.
+ */
+static __always_inline bool forget_process(__u32 tgid, struct throttle_process *process)
+{
+	__u64 rule = __sync_lock_test_and_set(&process->rule, 0);
+
+	if (!rule)
+		return false;
+	bpf_map_delete_elem(&processes, &tgid);
+	leave_rule(rule);
+	return true;
+}
+
+/* A process joins a rule, and so leaves the one it was in. False if there is no such rule or no room, or it is ending. */
+static __always_inline bool join_rule(__u32 tgid, const struct throttle_process *entry)
+{
+	struct throttle_process *before;
+	__u64 rule = entry->rule;
+	struct throttle_meter *meter = bpf_map_lookup_elem(&meters, &rule);
+	__u64 left;
+
+	if (!meter)
+		return false;
+	__sync_fetch_and_add(&meter->processes, 1);
+	before = bpf_map_lookup_elem(&processes, &tgid);
+	if (before && before->start_ticks != entry->start_ticks)
+		forget_process(tgid, before); /* an earlier process of this number */
+	if (!bpf_map_update_elem(&processes, &tgid, entry, BPF_NOEXIST))
+		return true;
+	before = bpf_map_lookup_elem(&processes, &tgid);
+	if (!before) {
+		__sync_fetch_and_add(&meter->untracked, 1);
+		leave_rule(rule);
+		return false;
+	}
+	left = __sync_lock_test_and_set(&before->rule, rule);
+	before->inherit = entry->inherit;
+	/* In this rule already: counted twice. Ending: its entry goes away, whatever it says. */
+	leave_rule(left ? left : rule);
+	return left != 0;
 }
 
 static __always_inline void follow_fork(struct task_struct *parent, struct task_struct *child)
 {
 	struct throttle_process *process, entry;
-	struct throttle_meter *meter;
-	__u32 tgid = child->tgid;
-	__u64 rule;
 
 	if (child->pid != child->tgid) /* a thread: same process */
 		return;
 	process = limited_process(parent);
 	if (!process || !process->inherit)
 		return;
-	rule = process->rule;
-	meter = bpf_map_lookup_elem(&meters, &rule);
-	if (!meter)
-		return;
 	entry = *process;
 	entry.start_ticks = child->start_boottime / NS_PER_START_TICK;
-	if (bpf_map_update_elem(&processes, &tgid, &entry, BPF_ANY))
-		__sync_fetch_and_add(&meter->untracked, 1);
-	else
-		__sync_fetch_and_add(&meter->processes, 1);
+	join_rule(child->tgid, &entry);
 }
 
 static __always_inline void follow_exit(struct task_struct *task)
 {
 	struct throttle_process *process;
-	struct throttle_meter *meter;
-	__u32 tgid = task->tgid;
-	__u64 rule;
 
 	/* The leader may end first: the process lives as long as a thread does. Decremented before the tracepoint. */
 	if (task->signal->live.counter > 0)
 		return;
 	process = limited_process(task);
-	if (!process)
-		return;
-	rule = process->rule;
-	if (bpf_map_delete_elem(&processes, &tgid))
-		return; /* another thread's exit was first */
-	meter = bpf_map_lookup_elem(&meters, &rule);
-	if (meter && __sync_fetch_and_sub(&meter->processes, 1) == 1)
-		bpf_map_delete_elem(&rules, &rule);
+	if (process)
+		forget_process(task->tgid, process);
 }
 
 #endif

@@ -27,7 +27,7 @@
 
 /* ACKs, DNS and the like: charged as all, but let through when bulk is not. */
 #define SMALL_PACKET_BYTES 128
-#define SMALL_PACKET_RESERVE_NS 100000000ULL
+#define SMALL_PACKET_RESERVE_NS 25000000ULL
 
 enum police_verdict { POLICE_PASS, POLICE_OVER, POLICE_FAR_OVER };
 

@@ -23,11 +23,10 @@
 #include "uapi.bpf.h"
 #include "wire.bpf.h"
 
-#define LOOPBACK_IFINDEX 1
-
 /* What cgroup_skb returns (include/linux/bpf-cgroup.h). 0 on egress would fail the sender's call with EPERM. */
 #define PASS 1
 #define DROP_INGRESS 0
+#define PASS_SLOWER 3 /* egress: passed, and TCP enters CWR, which ends with the window we set */
 #define DROP_EGRESS 2 /* NET_XMIT_CN: TCP takes it as congestion, UDP as any full queue */
 
 /*
@@ -45,10 +44,20 @@ static __always_inline struct throttle_rule *armed_rule(__u64 id, __u64 now)
 	return rule;
 }
 
-static __always_inline void count_passed(struct throttle_count *count, const struct wire_size *wire)
+/* What is achieved is measured over at least this long. */
+#define WINDOW_NS 1000000000ULL
+
+static __always_inline void count_passed(struct throttle_count *count, const struct wire_size *wire, __u64 now)
 {
+	__u64 began = *(volatile __u64 *)&count->window_ns;
+	__u64 elapsed = now - began;
+
 	__sync_fetch_and_add(&count->passed_packets, wire->packets);
 	__sync_fetch_and_add(&count->passed_bytes, wire->bytes);
+	__sync_fetch_and_add(&count->window_bytes, wire->bytes);
+	if (elapsed >= WINDOW_NS && __sync_val_compare_and_swap(&count->window_ns, began, now) == began)
+		count->bytes_per_s =
+			__sync_lock_test_and_set(&count->window_bytes, 0) * 1000 / (elapsed / 1000000);
 }
 
 static __always_inline void count_dropped(struct throttle_count *count, const struct wire_size *wire)
@@ -69,6 +78,17 @@ static __always_inline bool must_live(struct bpf_sock *sk, struct throttle_tag *
 	return ++tag->refused > MOST_REFUSALS;
 }
 
+/* A window that was larger when it was clamped is not full while the socket is paced, and would stay as it is. */
+static __always_inline bool window_too_large(struct bpf_sock *sk, const struct throttle_tag *tag)
+{
+	struct bpf_tcp_sock *tcp;
+
+	if (!tag->our_window || tag->our_window == WINDOW_UNLIMITED)
+		return false;
+	tcp = bpf_tcp_sock(sk);
+	return tcp && tcp->snd_cwnd > tag->our_window;
+}
+
 static __always_inline int throttle(struct __sk_buff *skb, enum throttle_direction direction)
 {
 	struct throttle_meter *meter;
@@ -87,7 +107,7 @@ static __always_inline int throttle(struct __sk_buff *skb, enum throttle_directi
 	sk = skb->sk ? bpf_sk_fullsock(skb->sk) : NULL;
 	if (!sk)
 		return PASS;
-	tag = bpf_sk_storage_get(&tags, sk, NULL, 0);
+	tag = tag_of_socket(sk);
 	if (!tag)
 		return PASS;
 	id = tag->rule;
@@ -104,12 +124,13 @@ static __always_inline int throttle(struct __sk_buff *skb, enum throttle_directi
 
 	wire_size(skb, &wire);
 	if (!rate->bytes_per_s) {
-		count_passed(count, &wire);
+		count_passed(count, &wire, now);
 		return PASS;
 	}
-	if (direction == THROTTLE_UP && rule->armed)
-		pace_measure(meter, rate->bytes_per_s, now, wire.bytes);
 	ticks = (now - meter->base_ns) * TICKS_PER_NS;
+	if (direction == THROTTLE_UP && rule->armed)
+		pace_measure(meter, rate->bytes_per_s, now, police_ahead(ahead_until, ticks) / TICKS_PER_NS,
+			     wire.bytes);
 	verdict = police(rate, ahead_until, ticks, wire.bytes);
 	if (verdict != POLICE_PASS && rule->armed) {
 		if (direction == THROTTLE_UP) {
@@ -129,8 +150,8 @@ static __always_inline int throttle(struct __sk_buff *skb, enum throttle_directi
 	/* What passed before the rule was armed is not held against it. */
 	if (rule->armed)
 		police_charge(ahead_until, wire.bytes, rate->bytes_per_s);
-	count_passed(count, &wire);
-	return PASS;
+	count_passed(count, &wire, now);
+	return direction == THROTTLE_UP && window_too_large(sk, tag) ? PASS_SLOWER : PASS;
 }
 
 SEC("cgroup_skb/egress")
@@ -145,16 +166,15 @@ int throttle_ingress(struct __sk_buff *skb)
 	return throttle(skb, THROTTLE_DOWN);
 }
 
-/* The pacing a tagged socket should have now; 0: none of ours. */
-static __always_inline __u32 pacing_of(const struct throttle_tag *tag, __u32 mss, __u32 family)
+/* The meter of the rule by which a tagged socket is to be paced; NULL: it is not. */
+static __always_inline struct throttle_meter *pacing_meter(const struct throttle_tag *tag, __u64 now)
 {
 	__u64 id = tag->rule;
-	struct throttle_rule *rule = armed_rule(id, bpf_ktime_get_boot_ns());
-	struct throttle_meter *meter = bpf_map_lookup_elem(&meters, &id);
+	struct throttle_rule *rule = armed_rule(id, now);
 
-	if (!rule || !meter || !rule->rate[THROTTLE_UP].bytes_per_s)
-		return 0;
-	return pacing_for(meter->share, mss, family);
+	if (!rule || !rule->rate[THROTTLE_UP].bytes_per_s)
+		return NULL;
+	return bpf_map_lookup_elem(&meters, &id);
 }
 
 /* A connection of a limited process: paced from its first segment on, and with each round trip. */
@@ -162,8 +182,10 @@ SEC("sockops")
 int pace_connection(struct bpf_sock_ops *context)
 {
 	struct throttle_tag *tag;
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct throttle_meter *meter;
 	struct bpf_sock *sk;
-	__u32 wanted;
+	__u32 window;
 
 	if (context->op != BPF_SOCK_OPS_RTT_CB && context->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB &&
 	    context->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
@@ -171,18 +193,22 @@ int pace_connection(struct bpf_sock_ops *context)
 	sk = context->sk;
 	if (!sk)
 		return PASS;
-	tag = bpf_sk_storage_get(&tags, sk, NULL, 0);
+	tag = tag_of_socket(sk);
 	if (!tag)
 		return PASS;
-	wanted = pacing_of(tag, context->mss_cache, context->family);
-	if (wanted) {
+	meter = is_on_loopback(bpf_skc_to_tcp_sock(sk)) ? NULL : pacing_meter(tag, now);
+	if (meter) {
 		if (!(context->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTT_CB_FLAG)) {
 			bpf_sock_ops_cb_flags_set(context, context->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
 			tag->our_callback = 1;
 		}
-		pace_socket(context, tag, wanted);
+		window = window_for(meter->share, context->mss_cache, context->srtt_us);
+		bound_window(context, tag, window, context->snd_ssthresh);
+		if (!is_shrinking(meter, now, window, context->snd_cwnd))
+			pace_socket(context, tag, pacing_for(meter->share, context->mss_cache, context->family));
 	} else {
 		pace_lift(context, tag);
+		lift_window(context, tag);
 		if (tag->our_callback) {
 			bpf_sock_ops_cb_flags_set(context, context->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
 			tag->our_callback = 0;
@@ -202,14 +228,15 @@ int tag_new_socket(struct bpf_sock *sk)
 	return PASS;
 }
 
-struct bpf_iter_meta;
-
-struct sock_common {
-	unsigned short skc_family;
+struct bpf_iter_meta {
+	__bpf_md_ptr(struct seq_file *, seq);
 } __core;
 
 struct tcp_sock {
 	__u32 mss_cache;
+	__u32 srtt_us;
+	__u32 snd_ssthresh;
+	__u32 snd_cwnd;
 	__u32 lsndtime;
 } __core;
 
@@ -256,8 +283,11 @@ int pace_open_connections(struct bpf_iter__tcp *context)
 {
 	struct sock_common *common = context->sk_common;
 	struct throttle_tag *tag;
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct throttle_meter *meter;
 	struct tcp_sock *tcp;
-	__u32 wanted;
+	bool looped;
+	__u32 window;
 
 	if (!common)
 		return 0;
@@ -267,14 +297,20 @@ int pace_open_connections(struct bpf_iter__tcp *context)
 	tag = bpf_sk_storage_get(&tags, tcp, NULL, 0);
 	if (!tag)
 		return 0;
-	wanted = pacing_of(tag, tcp->mss_cache, common->skc_family);
-	if (!wanted)
+	looped = is_on_loopback(tcp);
+	meter = looped ? NULL : pacing_meter(tag, now);
+	if (!meter && !looped)
 		count_sending(tag, tcp);
-	set_callback(tcp, tag, wanted != 0);
-	if (wanted)
-		pace_socket(tcp, tag, wanted);
-	else
+	set_callback(tcp, tag, meter != NULL);
+	if (meter) {
+		window = window_for(meter->share, tcp->mss_cache, tcp->srtt_us);
+		bound_window(tcp, tag, window, tcp->snd_ssthresh);
+		if (!is_shrinking(meter, now, window, tcp->snd_cwnd))
+			pace_socket(tcp, tag, pacing_for(meter->share, tcp->mss_cache, common->skc_family));
+	} else {
 		pace_lift(tcp, tag);
+		lift_window(tcp, tag);
+	}
 	return 0;
 }
 
@@ -285,27 +321,71 @@ struct bpf_iter__task_file {
 	__bpf_md_ptr(struct file *, file);
 };
 
-/* One reading of this iterator tags the sockets that the processes of the rule in "claim" have open. */
+/* Not inlined, for then its argument's type is in the object's BTF, where a test looks for it. */
+static __noinline void report(struct bpf_iter__task_file *context, struct throttle_socket *found)
+{
+	bpf_seq_write(context->meta->seq, found, sizeof(*found));
+}
+
+/*
+ * One reading of this iterator tags the sockets that the processes of the rule in "claim" have open, and writes a
+ * struct throttle_socket for each socket of that rule, whoever has it open: its network namespace wants a visit.
+ */
 SEC("iter/task_file")
 int tag_open_sockets(struct bpf_iter__task_file *context)
 {
 	struct task_struct *task = context->task;
 	struct file *file = context->file;
+	struct throttle_socket found = {};
 	struct throttle_process *process;
+	struct throttle_tag *tag;
 	struct socket *socket;
+	struct sock *sk;
 	__u32 zero = 0;
 	__u64 *rule;
 
 	if (!task || !file)
 		return 0;
 	rule = bpf_map_lookup_elem(&claim, &zero);
-	process = limited_process(task);
-	if (!rule || !process || process->rule != *rule)
-		return 0;
 	socket = bpf_sock_from_file(file);
-	if (socket && socket->sk)
-		tag_socket(socket->sk, *rule);
+	if (!rule || !socket)
+		return 0;
+	sk = socket->sk;
+	if (!sk || !is_inet(sk))
+		return 0;
+	process = limited_process(task);
+	if (process && process->rule == *rule)
+		tag = tag_socket(sk, *rule);
+	else
+		tag = bpf_sk_storage_get(&tags, sk, NULL, 0);
+	if (!tag || tag->rule != *rule)
+		return 0;
+	found.tgid = task->tgid;
+	found.tid = task->pid;
+	found.fd = context->fd;
+	found.namespace = sk->__sk_common.skc_net.net->ns.inum;
+	report(context, &found);
 	return 0;
+}
+
+/* Run by a command (BPF_PROG_TEST_RUN): a process joins or leaves a rule, counted as fork and exit count. */
+SEC("syscall")
+int set_membership(struct throttle_membership *wanted)
+{
+	struct throttle_process entry = {
+		.rule = wanted->rule,
+		.start_ticks = wanted->start_ticks,
+		.inherit = wanted->inherit,
+	};
+	struct throttle_process *before;
+	__u32 tgid = wanted->tgid;
+
+	if (entry.rule)
+		return join_rule(tgid, &entry);
+	before = bpf_map_lookup_elem(&processes, &tgid);
+	if (!before || before->start_ticks != entry.start_ticks)
+		return 0;
+	return forget_process(tgid, before);
 }
 
 SEC("tp_btf/sched_process_fork")
@@ -319,6 +399,36 @@ SEC("tp_btf/sched_process_exit")
 int on_exit(__u64 *arguments)
 {
 	follow_exit((struct task_struct *)arguments[0]);
+	return 0;
+}
+
+/* include/net/tcp_states.h */
+#define TCP_SYN_SENT 2
+#define TCP_LISTEN 10
+
+/* connect() and listen(): the subflows of MPTCP are made by the kernel, which tag_new_socket() does not see. */
+SEC("tp_btf/inet_sock_set_state")
+int on_socket_state(__u64 *arguments)
+{
+	int state = (int)arguments[2];
+
+	if (state == TCP_SYN_SENT || state == TCP_LISTEN)
+		tag_used_socket((struct sock *)arguments[0]);
+	return 0;
+}
+
+/* Both run in the process that sends or receives, after it did (Linux 6.3). */
+SEC("?tp_btf/sock_send_length")
+int on_send(__u64 *arguments)
+{
+	tag_used_socket((struct sock *)arguments[0]);
+	return 0;
+}
+
+SEC("?tp_btf/sock_recv_length")
+int on_receive(__u64 *arguments)
+{
+	tag_used_socket((struct sock *)arguments[0]);
 	return 0;
 }
 

@@ -7,6 +7,7 @@
  *   rules      rule id         -> throttle_rule        what is asked: creating it arms the rule, deleting it disarms
  *   meters     rule id         -> throttle_meter       what happened, and how far ahead of its rate a rule is
  *   claim      0               -> rule id              for which rule a walk over open files tags sockets
+ *   placement  0               -> cgroup id            where the hooks sit; for Python alone
  *
  * Rule ids are never used twice while the machine runs, so what an ended rule left on a socket means nothing.
  */
@@ -25,6 +26,7 @@ enum throttle_direction {
 
 #define THROTTLE_MAX_RULES 16384
 #define THROTTLE_MAX_PROCESSES 65536
+#define THROTTLE_NAME_BYTES 16
 
 /* Key: tgid in the initial PID namespace. */
 struct throttle_process {
@@ -34,12 +36,30 @@ struct throttle_process {
 	__u32 padding;
 };
 
+/* Context of the program set_membership. */
+struct throttle_membership {
+	__u64 rule; /* 0: leaves the rule it is in */
+	__u64 start_ticks;
+	__u32 tgid;
+	__u32 inherit;
+};
+
 struct throttle_tag {
 	__u64 rule;
 	__u32 refused;      /* segments refused in a row while nothing was in flight */
 	__u32 our_pacing;   /* SO_MAX_PACING_RATE as we set it; 0: we did not */
 	__u32 own_pacing;   /* what the application had set, or "no limit": goes back when the rule ends */
 	__u32 our_callback; /* 1: we asked for the RTT callback, and take that back too */
+	__u32 our_window;   /* the clamp of the congestion window as we set it, in segments; 0: we did not */
+	__u32 padding;
+};
+
+/* What a walk over open files writes for each socket that belongs to the rule in "claim". */
+struct throttle_socket {
+	__u32 tgid;
+	__u32 tid; /* of the thread that has it open: the main thread may have ended */
+	__u32 fd;
+	__u32 namespace; /* inode of the network namespace it is in, whichever its process is in */
 };
 
 struct throttle_rate {
@@ -60,6 +80,9 @@ struct throttle_count {
 	__u64 dropped_packets;
 	__u64 dropped_bytes;
 	__u64 marked_packets; /* passed over the limit with a CE mark */
+	__u64 window_ns;      /* CLOCK_BOOTTIME when the running measurement began */
+	__u64 window_bytes;   /* passed since */
+	__u64 bytes_per_s;    /* what the measurement before it found */
 };
 
 struct throttle_meter {
@@ -71,6 +94,11 @@ struct throttle_meter {
 	__u64 epoch_drops; /* packets refused in it */
 	__u64 sending;     /* connections with something to send when the rule was made */
 	__u64 base_ns;     /* CLOCK_BOOTTIME when the rule was made */
+	__u64 settled_ns;  /* CLOCK_BOOTTIME until when large windows shrink before they are paced; see pace.bpf.h */
+	__u64 leader_start_ticks;
+	__u32 leader; /* the process the rule was made for; it may have ended since */
+	__u32 padding;
+	char name[THROTTLE_NAME_BYTES]; /* its comm then */
 	__u64 processes;
 	__u64 untracked; /* children that found no room in "processes" and are not limited */
 };

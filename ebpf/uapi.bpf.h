@@ -127,6 +127,7 @@ enum {
 #define SOL_SOCKET 1
 #define SO_MAX_PACING_RATE 47
 #define IPPROTO_TCP 6
+#define TCP_BPF_SNDCWND_CLAMP 1002
 #define TCP_BPF_SOCK_OPS_CB_FLAGS 1008
 
 /* linux/socket.h */
@@ -162,6 +163,7 @@ struct bpf_timer {
 
 /* Flags of bpf_map_update_elem. */
 #define BPF_ANY 0
+#define BPF_NOEXIST 1
 
 /* Flags of map creation. */
 #define BPF_F_NO_PREALLOC (1U << 0)

@@ -15,10 +15,11 @@ import pytest
 
 from tests.support.bpffs import mount_bpffs, unmount_bpffs
 from tests.support.cgroups import cgroup2_root, make_cgroup, remove_cgroup
+from tests.support.command import Command
 from tests.support.kernel_lock import kernel_lock
 from tests.support.leftovers import Machine
 from tests.support.network import Endpoint, veth_pair
-from tests.support.objects import build_objects
+from tests.support.objects import build_objects, built_objects
 
 REQUIRE_KERNEL_TESTS = "CHADTHROTTLE_REQUIRE_KERNEL_TESTS"
 TEST_OBJECTS = "CHADTHROTTLE_TEST_OBJECTS"
@@ -108,10 +109,25 @@ def bpffs(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def chadthrottle(bpffs: Path) -> Command:
+    """The command line, as a process, with pins in the test's own bpffs and objects that fit the sources."""
+    built_objects("throttle")
+    return Command(bpffs)
+
+
+@pytest.fixture
 def netns_pair() -> Iterator[tuple[Endpoint, Endpoint]]:
     """Two network namespaces connected by a veth, with IPv4 and IPv6 addresses."""
     with veth_pair() as pair:
         yield pair
+
+
+@pytest.fixture
+def tcx() -> None:
+    """Skips the test on a kernel without tcx."""
+    from tests.support.needs import needs
+
+    needs("tcx")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from chadthrottle.bpf.errors import BpfError, CoreRelocationError, VerifierError
 from chadthrottle.bpf.maps import kernel_name
 from chadthrottle.bpf.memlock import retry_unlocked
 from chadthrottle.bpf.spec import ProgramSpec
-from chadthrottle.bpf.syscall import bpf_errno, failure
+from chadthrottle.bpf.syscall import bpf_errno, describe_permission, failure
 
 __all__ = ["KernelSide", "load_program"]
 
@@ -121,12 +121,13 @@ def _refusal(program: ProgramSpec, btf: Btf | None, number: int, log: str) -> Bp
     if missing is not None:
         return CoreRelocationError(program.name, number, log, f"{what}: {missing}")
     tail = "\n".join(f"  {line}" for line in _telling_lines(log))
-    return VerifierError(
-        program.name,
-        number,
-        log,
-        f"{what}: the verifier refused it ({errno_name(number)}):\n{tail}",
-    )
+    error = VerifierError(program.name, number, log, f"{what}: the verifier refused it ({errno_name(number)}):\n{tail}")
+    # Without CAP_PERFMON some helpers are unknown to the verifier (bpf_base_func_proto()), and pointers may not be
+    # compared: it answers EINVAL and EACCES as for a faulty program.
+    missing = describe_permission()
+    if missing is not None:
+        error.exit_code, error.hint = 3, missing
+    return error
 
 
 def _telling_lines(log: str) -> list[str]:

@@ -107,3 +107,14 @@ class Program(Descriptor):
             context=context_out.raw[: request.ctx_size_out] if context else b"",
             duration_ns=request.duration,
         )
+
+    def call(self, context: bytes) -> int:
+        """Run a `syscall` program on `context`; its return value (Linux 5.14).
+
+        bpf_prog_test_run_syscall() refuses everything else that BPF_PROG_TEST_RUN can be given. Raises
+        BpfError: EINVAL for a context smaller than the program reads, or another type of program.
+        """
+        buffer = attr.buffer_from(context)
+        request = attr.ProgTestRun(prog_fd=self.fd, ctx_in=attr.address(buffer), ctx_size_in=len(context))
+        bpf(BpfCmd.BPF_PROG_TEST_RUN, request, f"of program {self.name}")
+        return int(request.retval)

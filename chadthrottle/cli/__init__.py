@@ -1,8 +1,13 @@
 """The command line: `main` runs it, and turns whatever goes wrong into a message and a status."""
 
+import sys
+from itertools import takewhile
+
 import click
 
-from chadthrottle.cli.root import Settings, root
+from chadthrottle.cli.output import error_json, fitted
+from chadthrottle.cli.root import root
+from chadthrottle.cli.settings import Settings
 from chadthrottle.errors import ChadthrottleError
 
 __all__ = ["main"]
@@ -17,32 +22,50 @@ REPORT = "This is a bug: please report it, with what the same command prints wit
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the arguments default to the program's own. Returns the exit status."""
+    if arguments is None:
+        arguments = sys.argv[1:]
     settings = Settings()
+    failed = _Failure(settings, as_json="--json" in takewhile(lambda word: word != "--", arguments))
     try:
+        settings.start_log_if_the_environment_says()
         result = root.main(arguments, prog_name=PROGRAM, standalone_mode=False, obj=settings)
     except ChadthrottleError as error:
-        return _failed(settings, error.message, error.hint, error.exit_code)
+        return failed(error.message, error.hint, error.exit_code)
     except click.Abort:
-        return _failed(settings, "interrupted", None, INTERRUPTED)
+        return failed("interrupted", None, INTERRUPTED)
     except click.ClickException as error:
-        return _failed(settings, error.format_message(), _usage_hint(error), error.exit_code)
+        return failed(error.format_message(), _usage_hint(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 # a bug, and the user gets no traceback unasked
-        return _failed(settings, _in_one_line(error), REPORT, 1)
+        return failed(_in_one_line(error), REPORT, 1)
+    finally:
+        settings.end_log()
     # Click gives back the status of an early exit (--help, --version), else what the command returned.
     return result if isinstance(result, int) else 0
 
 
-def _failed(settings: Settings, message: str, hint: str | None, status: int) -> int:
-    """Say what failed. To be called in the exception's handler: --debug shows where it came from."""
-    if settings.debug:
-        # Imported here: most commands have nothing to trace.
-        import traceback
+class _Failure:
+    """Says what failed: for people on standard error, for programs that asked with --json on standard output."""
 
-        click.echo(traceback.format_exc(), err=True, nl=False)
-    click.echo(f"error: {message}", err=True)
-    if hint is not None:
-        click.echo(hint, err=True)
-    return status
+    def __init__(self, settings: Settings, *, as_json: bool) -> None:
+        self.settings = settings
+        self.as_json = as_json
+
+    def __call__(self, message: str, hint: str | None, status: int) -> int:
+        """To be called in the exception's handler: --debug shows where it came from."""
+        if self.settings.debug:
+            # Imported here: most commands have nothing to trace.
+            import traceback
+
+            print(traceback.format_exc(), end="", file=self.settings.log or sys.stderr, flush=True)
+        if self.settings.status_of_errors is not None and status != INTERRUPTED:
+            status = self.settings.status_of_errors
+        if self.as_json:
+            click.echo(error_json(status, message, hint))
+            return status
+        click.echo(fitted(f"error: {message}"), err=True)
+        if hint is not None:
+            click.echo(fitted(hint), err=True)
+        return status
 
 
 def _usage_hint(error: click.ClickException) -> str | None:

@@ -1,7 +1,9 @@
 """Arguments and options that several commands have: their types, and the environment behind them."""
 
 import os
+import re
 from collections.abc import Callable
+from itertools import takewhile
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 import click
@@ -11,7 +13,7 @@ from chadthrottle.errors import UsageError
 from chadthrottle.model import AttachMethod, AttachPoint
 from chadthrottle.units import parse_duration, parse_rate
 
-__all__ = ["AT", "ATTACH", "DURATION", "RATE", "Parsed", "attach_options", "rates_asked"]
+__all__ = ["AT", "ATTACH", "DURATION", "RATE", "Parsed", "PidCommand", "attach_options", "rates_asked", "require_links"]
 
 METHOD_VARIABLE = "CHADTHROTTLE_BPF_ATTACH_METHOD"
 ROOT_VARIABLE = "CHADTHROTTLE_TEST_ROOT_CGROUP"
@@ -84,6 +86,19 @@ AT = Parsed("at", _parse_at)
 """Gives an AttachPoint."""
 
 
+class PidCommand(click.Command):
+    """One with PIDs: -5 is a wrong PID, not an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with_values = {name for option in self.params for name in option.opts if not getattr(option, "is_flag", False)}
+        for before, word in zip(["", *args], takewhile(lambda word: word != "--", args), strict=False):
+            if re.fullmatch("-[0-9]+", word) and before not in with_values:
+                from chadthrottle.procs import parse_pid
+
+                parse_pid(word)  # raises
+        return super().parse_args(ctx, args)
+
+
 def rates_asked(rate: int | None, up: int | None, down: int | None) -> tuple[int | None, int | None]:
     """Upload and download in bytes per second, None where there is no limit, from RATE, --up and --down.
 
@@ -94,6 +109,12 @@ def rates_asked(rate: int | None, up: int | None, down: int | None) -> tuple[int
             "no rate given", hint="Write one for both directions, 10mbit, or --up 10mbit, or --down 10mbit."
         )
     return (rate if up is None else up), (rate if down is None else down)
+
+
+def require_links(attach: AttachMethod) -> None:
+    """Raises UsageError for --attach legacy, which limits cannot be held by."""
+    if attach == "legacy":
+        raise UsageError("limits need BPF links: a legacy attachment would outlive the command without a record")
 
 
 def attach_options(command: Command) -> Command:

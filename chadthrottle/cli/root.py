@@ -1,50 +1,41 @@
-"""`chadthrottle` itself: the options every command has, and help when no command is named."""
+"""`chadthrottle` itself: the commands there are, and help when none is named."""
 
-from dataclasses import dataclass
+import importlib
 
 import click
 
-from chadthrottle import __version__
+from chadthrottle.cli.settings import common_options
 
-__all__ = ["Settings", "root"]
-
-
-@dataclass(slots=True)
-class Settings:
-    """What the options before the command say; the context's `obj`."""
-
-    debug: bool = False
+__all__ = ["root"]
 
 
-def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
-    if asked and not context.resilient_parsing:
-        from chadthrottle.artifacts import flavour
+class Commands(click.Group):
+    """The commands, each in a file of its own that is imported when it is asked for."""
 
-        click.echo(f"chadthrottle {__version__} (objects: {flavour()})")
-        context.exit()
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [*COMMANDS, *super().list_commands(context)]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return super().get_command(context, name)
+        command = importlib.import_module(f"chadthrottle.cli.{COMMANDS[name]}").command
+        assert isinstance(command, click.Command)
+        return command
 
 
-def _set_debug(context: click.Context, _: click.Parameter, asked: bool) -> None:
-    context.ensure_object(Settings).debug = asked
+COMMANDS = {
+    "throttle": "throttle",
+    "run": "run",
+    "release": "release",
+    "list": "list_rules",
+    "watch": "watch",
+    "verify": "verify",
+}
+"""Command → the module of its file."""
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["--help", "-h"]})
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_show_version,
-    help="Show the version and how the BPF objects were built, and exit.",
-)
-@click.option(
-    "--debug",
-    is_flag=True,
-    is_eager=True,  # so that it holds for whatever is wrong with the rest of the line
-    expose_value=False,
-    callback=_set_debug,
-    help="Show where an error comes from.",
-)
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["--help", "-h"]})
+@common_options
 @click.pass_context
 def root(context: click.Context) -> None:
     """Limit the bandwidth of programs that are already running."""

@@ -1,4 +1,4 @@
-"""tools/demo.py: it shows what it should, and leaves nothing, however it ends."""
+"""`make demo`: it shows what it should, and leaves nothing, however it ends."""
 
 import os
 import re
@@ -7,32 +7,39 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from chadthrottle.abi import TrafficCount, TrafficDirection
-from chadthrottle.artifacts import MissingObjectError, StaleObjectError, check_fresh
 from chadthrottle.bpf.cgroupfs import open_cgroup
+from chadthrottle.bpf.constants import AttachType
 from chadthrottle.bpf.query import program_ids
 from tests.support.cgroups import cgroup2_root
-from tools import build_ebpf, demo
-from tools.demo import CGROUP_PREFIX, HOOKS, Moved, differences
+from tests.support.objects import built_objects
+from tests.support.patience import patient
+from tools import build_ebpf
+from tools.demo import show
+from tools.demo.errors import DemoError
+from tools.demo.show import Rates, wrong_with
+from tools.demo.surroundings import CGROUP_PREFIX
 
-COMMAND = [sys.executable, "tools/demo.py"]
+COMMAND = [sys.executable, "-m", "tools.demo"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(build_ebpf.ROOT)}
+HOOKS = (
+    AttachType.BPF_CGROUP_INET_EGRESS,
+    AttachType.BPF_CGROUP_INET_INGRESS,
+    AttachType.BPF_CGROUP_INET_SOCK_CREATE,
+    AttachType.BPF_CGROUP_SOCK_OPS,
+)
 
 # More than can pass while a test looks at it: the demo is ended in the middle.
-ENDLESS = ["--megabytes", "1000000"]
+ENDLESS = ["--seconds", "1000"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def built_objects() -> None:
-    try:
-        check_fresh("traffic")  # of either flavour
-    except (MissingObjectError, StaleObjectError):
-        build_ebpf.build_project("debug")
+def objects() -> None:
+    built_objects("throttle")
 
 
 @pytest.fixture
@@ -57,20 +64,22 @@ def demo_cgroups(root: Path) -> set[Path]:
 def run_demo(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [*COMMAND, *arguments]
     return subprocess.run(
-        command, cwd=build_ebpf.ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=30
+        command, cwd=build_ebpf.ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=patient(30)
     )
 
 
 @contextmanager
 def demo_in_the_middle(root: Path) -> Iterator[tuple["subprocess.Popen[str]", Path]]:
-    """A demo whose programs are attached and whose transfer runs, and its cgroup."""
+    """A demo whose limit stands and whose transfer runs, and its cgroup."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [*COMMAND, *ENDLESS], cwd=build_ebpf.ROOT, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True
     ) as process:
         try:
             cgroup = root / f"{CGROUP_PREFIX}{process.pid}"
-            wait_until(lambda: cgroup.exists() and len(attached(cgroup)) == len(HOOKS))
+            wait_until(lambda: process.poll() is not None or is_measuring(process.pid))
+            assert process.returncode is None, process.communicate()
+            assert len(attached(cgroup)) >= len(HOOKS)
             yield process, cgroup
         finally:
             process.kill()
@@ -78,7 +87,16 @@ def demo_in_the_middle(root: Path) -> Iterator[tuple["subprocess.Popen[str]", Pa
 
 def attached(cgroup: Path) -> list[int]:
     with open_cgroup(cgroup) as directory:
-        return [number for hook in HOOKS.values() for number in program_ids(directory.fd, hook)]
+        return [number for hook in HOOKS for number in program_ids(directory.fd, hook)]
+
+
+def is_measuring(pid: int) -> bool:
+    """Whether the demo has come to `chadthrottle verify`."""
+    for child in children(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if "verify" in (child / "cmdline").read_text("utf-8").split("\0"):
+                return True
+    return False
 
 
 def children(pid: int) -> list[Path]:
@@ -87,28 +105,35 @@ def children(pid: int) -> list[Path]:
 
 
 def wait_until(condition: Callable[[], bool], patience: float = 10) -> None:
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + patient(patience)
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
-def test_shows_what_it_counted() -> None:
+def test_shows_a_limit_before_during_and_after() -> None:
     started = time.monotonic()
     result = run_demo()
     assert (result.returncode, result.stderr) == (0, "")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < patient(15)
     assert max(map(len, result.stdout.splitlines())) <= 80
-    rows = re.findall(r"^(up|down) \(\w+\)" + r" +([\d,]+)" * 4 + r" +(1\.0\d\d\d)$", result.stdout, re.MULTILINE)
-    assert [row[0] for row in rows] == ["up", "down"]
-    for name, *columns, _ in rows:
-        packets, ip_bytes, wire_bytes, payload = (int(column.replace(",", "")) for column in columns)
-        assert payload == {"up": 4_000_000, "down": 8_000_000}[name]
-        # 1448 bytes of payload to a packet, and acknowledgements of 52 bytes and few others between.
-        assert payload / 1448 <= packets < 2 * payload / 1448
-        assert payload < ip_bytes < wire_bytes < payload + 60 * packets
-    programs = r"count_(in|e)gress +tag [0-9a-f]{16}  cgroup_inet_(in|e)gress, link \d+"
-    assert re.findall(programs, result.stdout) == [("e", "e"), ("in", "in")]
+    said = re.findall(
+        r"^(Before|During|After) +([\d.]+) ([MG])bit/s up, ([\d.]+) ([MG])bit/s down", result.stdout, re.MULTILINE
+    )
+    rates = {
+        when: [float(number) * {"M": 1, "G": 1000}[unit] for number, unit in (each[:2], each[2:])]
+        for when, *each in said
+    }
+    assert list(rates) == ["Before", "During", "After"]
+    assert min(rates["Before"] + rates["After"]) > 200
+    assert 0.85 * 20 < rates["During"][0] < 20
+    assert 0.75 * 50 <= rates["During"][1] <= 1.1 * 50
+    commands = re.findall(r"^\$ chadthrottle (\w+) ?(\d*)", result.stdout, re.MULTILINE)
+    assert [command for command, _ in commands] == ["throttle", "verify", "list", "release"]
+    (client,) = {pid for _, pid in commands if pid}
+    assert f"demo-client (PID {client}) limited:\n" in result.stdout
+    assert "The limit holds" in result.stdout
+    assert f"PID {client} released\n" in result.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -116,11 +141,11 @@ def test_stopped_in_the_middle_it_undoes_all(number: signal.Signals, root: Path)
     with demo_in_the_middle(root) as (process, cgroup):
         peers = children(process.pid)
         process.send_signal(number)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=patient(10))
         assert (process.returncode, err) == (128 + number, "stopped; all is undone\n")
     assert not cgroup.exists()
-    assert len(peers) == 2
-    assert not any(peer.exists() for peer in peers)
+    assert len(peers) == 3  # client, server, and `chadthrottle verify`, which dies with the demo
+    wait_until(lambda: not any(peer.exists() for peer in peers))
 
 
 def test_killed_in_the_middle_it_leaves_an_empty_cgroup_that_the_next_run_removes(root: Path) -> None:
@@ -128,10 +153,10 @@ def test_killed_in_the_middle_it_leaves_an_empty_cgroup_that_the_next_run_remove
     with demo_in_the_middle(root) as (process, cgroup):
         # Their network namespaces have no other holder.
         peers = children(process.pid)
-        assert len(peers) == 2
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=patient(10))
     wait_until(lambda: not any(peer.exists() for peer in peers))
+    # The mount namespace ends with the last of them, and with it the bpffs, its pins and the links.
     # The kernel releases what a dead process held in a worker.
     wait_until(lambda: not attached(cgroup))
     assert (cgroup / "cgroup.procs").read_text(encoding="ascii") == ""
@@ -153,15 +178,18 @@ def test_failure_in_the_middle_is_told_and_undone(root: Path) -> None:
     with demo_in_the_middle(root) as (process, cgroup):
         client = (cgroup / "cgroup.procs").read_text(encoding="ascii").split()
         os.kill(int(client[0]), signal.SIGKILL)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=patient(10))
         assert process.returncode == 1
-        assert err == "error: a process of the demo has died\n"
+        first, second, *_ = err.splitlines()
+        assert first == "error: `chadthrottle verify` answered 4"
+        assert second.startswith("error: ")
+        assert client[0] in second
     assert not cgroup.exists()
 
 
 def test_without_root_it_says_so_on_one_screen() -> None:
     # Imported before: that user may not be allowed to read the checkout.
-    program = "import os, sys; from tools import demo; os.setuid(65534); sys.exit(demo.main())"
+    program = "import os, sys; from tools.demo.show import main; os.setuid(65534); sys.exit(main())"
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, cwd=build_ebpf.ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert result.returncode == 3
@@ -172,7 +200,7 @@ def test_without_root_it_says_so_on_one_screen() -> None:
 def test_root_without_capabilities_is_told() -> None:
     command = ["setpriv", "--bounding-set=-sys_admin", *COMMAND]
     result = subprocess.run(
-        command, cwd=build_ebpf.ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=30
+        command, cwd=build_ebpf.ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=patient(30)
     )
     assert result.returncode == 3
     assert "unshare: Operation not permitted" in result.stderr
@@ -181,37 +209,31 @@ def test_root_without_capabilities_is_told() -> None:
 
 def test_missing_ip_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(demo.DemoError, match="ip is missing") as caught:
-        demo.check_prerequisites()
+    with pytest.raises(DemoError, match="ip is missing") as caught:
+        show.check_prerequisites()
     assert "apt-get install iproute2" in str(caught.value)
 
 
-def good() -> dict[TrafficDirection, TrafficCount]:
-    return {
-        TrafficDirection.EGRESS: TrafficCount(700, 1_002_000, 1_040_000, 0),
-        TrafficDirection.INGRESS: TrafficCount(1400, 2_004_000, 2_080_000, 0),
-    }
+def rates(up_mbit: float, down_mbit: float) -> Rates:
+    return Rates(int(up_mbit * 125_000), int(down_mbit * 125_000))
 
 
-def test_consistent_figures_are_accepted() -> None:
-    assert differences(good(), Moved(1_000_000, 2_000_000), Moved(2_000_000, 1_000_000)) == []
+def test_good_figures_are_accepted() -> None:
+    assert wrong_with(rates(80, 200), rates(17, 37.5), rates(5000, 200)) == []
+    assert wrong_with(rates(80, 200), rates(20, 55), rates(80, 200)) == []
 
 
 @pytest.mark.parametrize(
-    ("count", "complaint"),
+    ("before", "during", "after", "complaint"),
     [
-        (TrafficCount(700, 999_999, 1_040_000, 0), "egress: 999,999 IP bytes counted, fewer than"),
-        (TrafficCount(700, 1_002_000, 1_001_999, 0), "egress: 1,001,999 wire bytes, fewer than"),
-        (TrafficCount(1400, 2_004_000, 2_080_000, 0), "egress: 2,080,000 wire bytes counted for 1,000,000"),
-        (TrafficCount(700, 1_002_000, 1_040_000, 3), "egress: 3 packets were not understood"),
+        ((79, 900), (19, 48), (900, 900), "up: 79 Mbit/s before, although nothing limits it"),
+        ((900, 900), (16.9, 48), (900, 900), "up: 16.9 Mbit/s under a limit of 20 Mbit/s"),
+        ((900, 900), (20.1, 48), (900, 900), "up: 20.1 Mbit/s under a limit of 20 Mbit/s"),
+        ((900, 900), (19, 55.1), (900, 900), "down: 55.1 Mbit/s under a limit of 50 Mbit/s"),
+        ((900, 900), (19, 48), (900, 48), "down: 48 Mbit/s after, although nothing limits it"),
     ],
 )
-def test_inconsistent_figures_are_told(count: TrafficCount, complaint: str) -> None:
-    counted = good() | {TrafficDirection.EGRESS: count}
-    (told,) = differences(counted, Moved(1_000_000, 2_000_000), Moved(2_000_000, 1_000_000))
-    assert told.startswith(complaint)
-
-
-def test_sockets_that_disagree_are_told() -> None:
-    (told,) = differences(good(), Moved(1_000_000, 2_000_000), Moved(2_000_000, 999_999))
-    assert "the server's" in told
+def test_figures_that_are_not_as_promised(
+    before: tuple[float, float], during: tuple[float, float], after: tuple[float, float], complaint: str
+) -> None:
+    assert wrong_with(rates(*before), rates(*during), rates(*after)) == [complaint]

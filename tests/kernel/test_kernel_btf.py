@@ -12,23 +12,27 @@ from chadthrottle.bpf.errors import BpfError
 from chadthrottle.bpf.kernel_btf import VMLINUX, KernelBtf, vmlinux
 from chadthrottle.errors import KernelCannotError
 from tests.support import raw_programs as raw
+from tests.support.patience import patient
 
 TRACING = ProgType.BPF_PROG_TYPE_TRACING
 
 
 def test_ids_agree_with_decoding_it_whole() -> None:
-    """A name in a few hundred, spread over all kinds and over the whole file."""
+    """Up to 60 names of each kind, spread over the whole file."""
     whole = Btf.parse(VMLINUX.read_bytes())
     first: dict[tuple[int, str], int] = {}
     for record in whole.table:
         if record.name_offset:
             first.setdefault((record.kind, whole.string(record.name_offset)), record.id)
     btf = KernelBtf.open()
-    sample = list(first.items())[::311]
+    names: dict[int, list[str]] = {}
+    for kind, name in first:
+        names.setdefault(kind, []).append(name)
+    assert len(names) >= 7
+    sample = [(kind, name) for kind, all_of_it in names.items() for name in all_of_it[:: len(all_of_it) // 60 + 1]]
     assert len(sample) > 200
-    assert len({kind for (kind, _), _ in sample}) >= 7
-    for (kind, name), type_id in sample:
-        assert btf.find(BtfKind(kind), name) == type_id, name
+    for kind, name in sample:
+        assert btf.find(BtfKind(kind), name) == first[kind, name], name
 
 
 @pytest.mark.parametrize("name", ["sched_process_fork", "sched_process_exit", "inet_sock_set_state"])
@@ -88,4 +92,4 @@ def test_a_first_lookup_feels_like_nothing() -> None:
             started = time.perf_counter()
             KernelBtf.open().find(kind, name)
             took.append(time.perf_counter() - started)
-        assert min(took) < 0.06
+        assert min(took) < patient(0.06)

@@ -467,17 +467,19 @@ def test_the_65th_program(leaf_cgroup: Path, method: AttachMethod) -> None:
         assert str(leaf_cgroup) in error["hint"]
 
 
-def cgroup_v1() -> Path:
-    path = Path("/sys/fs/cgroup/cpu")
-    if not (path / "cgroup.procs").exists():
-        pytest.skip("needs a cgroup v1 hierarchy, and none is mounted")
-    return path
+@pytest.fixture
+def cgroup_v1(tmp_path: Path) -> Iterator[Path]:
+    """A hierarchy of the test's own, without controllers; it ends with its mount."""
+    options = f"none,name=ct-test-{os.getpid()}"
+    subprocess.run(["mount", "-t", "cgroup", "-o", options, "ct-test", str(tmp_path)], check=True)
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_cgroup_v1_directory(method: AttachMethod) -> None:
+def test_a_cgroup_v1_directory(method: AttachMethod, cgroup_v1: Path) -> None:
     with raw.load_for(EGRESS) as program:
-        error = error_of(lambda: attach_cgroup(program, cgroup_v1(), method=method))
+        error = error_of(lambda: attach_cgroup(program, cgroup_v1, method=method))
     assert error["errno"] == errno.EBADF
     assert "EBADF: this is a cgroup v1 directory; BPF programs attach to cgroup2 only" in error["message"]
     assert "/proc/self/mountinfo" in error["hint"]

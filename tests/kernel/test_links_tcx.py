@@ -10,6 +10,7 @@ import pytest
 from chadthrottle.bpf import tcx_link
 from chadthrottle.bpf.constants import AttachType, LinkType
 from chadthrottle.bpf.errors import AttachError, NotSupportedError
+from chadthrottle.bpf.features import supported
 from chadthrottle.bpf.programs import Program
 from chadthrottle.bpf.query import query_tcx
 from chadthrottle.bpf.tcx_link import Anchor, attach_tcx
@@ -33,6 +34,7 @@ def load(hook: AttachType = INGRESS) -> Program:
     return raw.load_for(hook, result=TCX_NEXT)
 
 
+@pytest.mark.usefixtures("tcx")
 @pytest.mark.parametrize("hook", [INGRESS, EGRESS])
 def test_a_link_tells_its_device(netns_pair: Pair, hook: AttachType) -> None:
     near = netns_pair[0]
@@ -45,6 +47,7 @@ def test_a_link_tells_its_device(netns_pair: Pair, hook: AttachType) -> None:
         assert ids_on(near.ifindex, hook) == []
 
 
+@pytest.mark.usefixtures("tcx")
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_the_program_really_runs(netns_pair: Pair, family: socket.AddressFamily) -> None:
     near, far = netns_pair
@@ -61,6 +64,7 @@ def test_the_program_really_runs(netns_pair: Pair, family: socket.AddressFamily)
             server.accept()[0].close()
 
 
+@pytest.mark.usefixtures("tcx")
 def test_anchors_order_the_list(netns_pair: Pair) -> None:
     near = netns_pair[0]
     with near.entered(), ExitStack() as stack:
@@ -73,6 +77,7 @@ def test_anchors_order_the_list(netns_pair: Pair) -> None:
         assert ids_on(near.ifindex, INGRESS) == order
 
 
+@pytest.mark.usefixtures("tcx")
 def test_an_anchor_that_is_not_there(netns_pair: Pair) -> None:
     near = netns_pair[0]
     with near.entered(), load() as program, load() as absent:
@@ -82,6 +87,7 @@ def test_an_anchor_that_is_not_there(netns_pair: Pair) -> None:
     assert "to attach before or after is not in the list" in caught.value.message
 
 
+@pytest.mark.usefixtures("tcx")
 def test_update_replaces_the_program(netns_pair: Pair) -> None:
     near = netns_pair[0]
     with near.entered(), load() as one, load() as two, attach_tcx(one, near.ifindex) as link:
@@ -89,6 +95,7 @@ def test_update_replaces_the_program(netns_pair: Pair) -> None:
         assert ids_on(near.ifindex, INGRESS) == [two.info().id]
 
 
+@pytest.mark.usefixtures("tcx")
 def test_no_program_twice(netns_pair: Pair) -> None:
     near = netns_pair[0]
     with near.entered(), load() as program, attach_tcx(program, near.ifindex), pytest.raises(AttachError) as caught:
@@ -97,6 +104,7 @@ def test_no_program_twice(netns_pair: Pair) -> None:
     assert f"on device {near.ifindex}: EEXIST: it is attached there already" in caught.value.message
 
 
+@pytest.mark.usefixtures("tcx")
 def test_no_such_device(netns_pair: Pair) -> None:
     with netns_pair[0].entered(), load() as program, pytest.raises(AttachError) as caught:
         attach_tcx(program, 4242)
@@ -117,6 +125,7 @@ def test_a_cgroup_program_is_for_cgroups(netns_pair: Pair) -> None:
             attach_tcx(program, near.ifindex)
 
 
+@pytest.mark.usefixtures("tcx")
 def test_a_program_of_another_type(netns_pair: Pair) -> None:
     near = netns_pair[0]
     with near.entered(), raw.load_undirected() as program, pytest.raises(AttachError) as caught:
@@ -125,6 +134,7 @@ def test_a_program_of_another_type(netns_pair: Pair) -> None:
     assert "cannot be attached as BPF_TCX_INGRESS" in caught.value.message
 
 
+@pytest.mark.usefixtures("tcx")
 def test_the_64th_program(netns_pair: Pair) -> None:
     near = netns_pair[0]
     with near.entered(), ExitStack() as stack:
@@ -135,6 +145,7 @@ def test_the_64th_program(netns_pair: Pair) -> None:
     assert "ERANGE: 63 programs are attached" in caught.value.message
 
 
+@pytest.mark.usefixtures("tcx")
 def test_a_device_that_goes_away_under_its_link(netns_pair: Pair) -> None:
     near = netns_pair[0]
     with near.entered(), load() as program, attach_tcx(program, near.ifindex) as link:
@@ -157,6 +168,16 @@ def test_a_kernel_without_tcx(netns_pair: Pair) -> None:
         assert in_child(attach, before=refuse_bpf(errno.EINVAL, 16)) == "6.6"
 
 
+def test_here_it_attaches_or_names_the_version(netns_pair: Pair) -> None:
+    near = netns_pair[0]
+    with near.entered(), load() as program:
+        if supported("tcx"):
+            attach_tcx(program, near.ifindex).close()
+        else:
+            with pytest.raises(NotSupportedError, match=r"came with Linux 6\.6"):
+                attach_tcx(program, near.ifindex)
+
+
 def test_without_capabilities(netns_pair: Pair) -> None:
     def attach() -> list[object]:
         with pytest.raises(AttachError) as caught:
@@ -168,6 +189,7 @@ def test_without_capabilities(netns_pair: Pair) -> None:
         assert in_child(attach, before=keep_capabilities()) == [errno.EPERM, 3]
 
 
+@pytest.mark.usefixtures("tcx")
 def test_what_cannot_be_read_back_is_detached(netns_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     near = netns_pair[0]
 

@@ -4,6 +4,9 @@ import errno
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -154,13 +157,28 @@ def test_an_iterator_walks_again_at_each_reading() -> None:
     assert len(during) >= 16
 
 
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """As many more tasks for an iterator to walk."""
+    done = threading.Event()
+    started = [threading.Thread(target=done.wait) for _ in range(number)]
+    for thread in started:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in started:
+            thread.join()
+
+
 @pytest.mark.parametrize("chunk_size", [512, 4096, 32 * 1024])
 def test_output_larger_than_a_chunk_is_whole(chunk_size: int) -> None:
-    with raw.load_iter("task", 512) as program, attach_iter(program) as link:
+    with raw.load_iter("task", 512) as program, attach_iter(program) as link, threads(65):
         chunks = list(link.stream(chunk_size))
         assert max(map(len, chunks)) <= chunk_size
         assert sum(map(len, chunks)) % 512 == 0
-        assert sum(map(len, chunks)) > 32 * 1024, "too few processes here to need two readings"
+        assert sum(map(len, chunks)) > 32 * 1024
 
 
 def test_the_walk_ends_when_the_reader_gives_up() -> None:

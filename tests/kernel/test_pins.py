@@ -506,15 +506,12 @@ def test_from_a_private_mount_namespace_the_same_place() -> None:
 
 
 def test_from_a_changed_root_directory_the_same_place() -> None:
+    inside = f'chroot $root sh -ec \'cd {PROJECT}; "$@"\' sh "$@"'
     script = NO_BPFFS + (
-        'mkdir -p /tmp/ct-test-pins-root; mount --rbind / /tmp/ct-test-pins-root; umount -l /tmp/ct-test-pins-root/sys; chroot /tmp/ct-test-pins-root "$@"; '
-        'umount -l /tmp/ct-test-pins-root; rmdir /tmp/ct-test-pins-root; "$@"'
+        "root=/tmp/ct-test-pins-root; mkdir -p $root; mount --rbind / $root; umount -l $root/sys; "
+        f'{inside}; umount -l $root; rmdir $root; "$@"'
     )
-    answers = in_world(
-        script.replace(
-            'chroot /tmp/ct-test-pins-root "$@"', f'chroot /tmp/ct-test-pins-root sh -ec \'cd {PROJECT}; "$@"\' sh "$@"'
-        )
-    )
+    answers = in_world(script)
     assert answers == [
         "made /proc/1/root/sys/fs/bpf/chadthrottle",
         "opened /sys/fs/bpf/chadthrottle 1",

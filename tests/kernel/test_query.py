@@ -109,12 +109,14 @@ def test_no_cgroup(tmp_path: Path) -> None:
     assert caught.value.errno == errno.EBADF
 
 
+@pytest.mark.usefixtures("tcx")
 def test_tcx_of_a_device_without_programs(netns_pair: tuple[Endpoint, Endpoint]) -> None:
     near = netns_pair[0]
     with near.entered():
         assert query_tcx(near.ifindex, AttachType.BPF_TCX_EGRESS).programs == ()
 
 
+@pytest.mark.usefixtures("tcx")
 def test_tcx_of_no_device(netns_pair: tuple[Endpoint, Endpoint]) -> None:
     with netns_pair[0].entered(), pytest.raises(BpfError) as caught:
         query_tcx(4242, AttachType.BPF_TCX_EGRESS)

@@ -10,6 +10,7 @@ from tests.support import raw_programs as raw
 from tests.support.cgroups import PREFIX, make_cgroup, remove_cgroup
 from tests.support.leftovers import Machine
 from tests.support.network import Endpoint
+from tests.support.patience import patient
 
 
 def test_what_is_left_behind_is_named(leaf_cgroup: Path, bpffs: Path) -> None:
@@ -45,7 +46,7 @@ def test_a_cgroup_goes_with_all_below_and_in_it(leaf_cgroup: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         (below / "cgroup.procs").write_text(str(process.pid), encoding="ascii")
         remove_cgroup(leaf_cgroup)
-        assert process.wait(timeout=5) != 0
+        assert process.wait(timeout=patient(5)) != 0
     assert not leaf_cgroup.exists()
 
 

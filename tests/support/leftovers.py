@@ -7,18 +7,20 @@ import gc
 import time
 from dataclasses import dataclass
 
+from chadthrottle.bpf import attr
 from chadthrottle.bpf.constants import BpfCmd
 from chadthrottle.bpf.descriptor import Descriptor
 from chadthrottle.bpf.errors import BpfError
-from chadthrottle.bpf.info import fd_by_id, ids, map_info
+from chadthrottle.bpf.info import fd_by_id, ids, map_info, object_info
 from chadthrottle.bpf.links import Link
 from chadthrottle.bpf.programs import Program
 from tests.support.bpffs import all_pins
 from tests.support.cgroups import leftover_cgroups
 from tests.support.network import leftover_network
+from tests.support.patience import patient
 
 # The kernel frees programs, maps and dead cgroups' attachments after a grace period, in a worker.
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = patient(5)
 
 COMMANDS = {
     "program": BpfCmd.BPF_PROG_GET_NEXT_ID,
@@ -48,7 +50,8 @@ class Machine:
         collected = False
         while True:
             now = Machine.now()
-            objects, others = now.kernel_objects - self.kernel_objects, now.others - self.others
+            others = now.others - self.others
+            objects = {each for each in now.kernel_objects - self.kernel_objects if not is_a_modules(*each)}
             if not objects and not others:
                 return []
             if time.monotonic() > deadline:
@@ -59,6 +62,17 @@ class Machine:
                 collected = True
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
+
+
+def is_a_modules(kind: str, number: int) -> bool:
+    """Whether this is the BTF of a module, loaded because a test asked for a veth, say; those stay."""
+    if kind != "BTF object":
+        return False
+    try:
+        with Descriptor(fd_by_id(BpfCmd.BPF_BTF_GET_FD_BY_ID, number)) as descriptor:
+            return bool(object_info(descriptor.fd, attr.BtfInfo()).kernel_btf)
+    except BpfError:  # just gone
+        return False
 
 
 def describe(kind: str, number: int) -> str:

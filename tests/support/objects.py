@@ -3,9 +3,10 @@
 import subprocess
 from pathlib import Path
 
+from chadthrottle.artifacts import MissingObjectError, StaleObjectError, check_fresh
 from tools import build_ebpf
 
-__all__ = ["RETURNS", "SAME_AS_LIBBPF", "build_objects", "skb_packet"]
+__all__ = ["RETURNS", "SAME_AS_LIBBPF", "SOURCES", "build_objects", "built_objects", "skb_packet"]
 
 SOURCES = Path(__file__).parents[1] / "objects"
 
@@ -54,6 +55,15 @@ RETURNS = {
 def skb_packet() -> bytes:
     """The least BPF_PROG_TEST_RUN takes for an skb, with room to spare."""
     return bytes(64)
+
+
+def built_objects(*names: str) -> None:
+    """The package's own objects of these names are there and fit the sources, of either flavour."""
+    try:
+        for name in names:
+            check_fresh(name)
+    except (MissingObjectError, StaleObjectError):
+        build_ebpf.build_project("debug")
 
 
 def build_objects(output: Path) -> dict[str, Path]:

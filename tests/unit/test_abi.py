@@ -19,10 +19,12 @@ Fields = list[tuple[str, int, int]]
 STRUCTURES: dict[type[ctypes.Structure], tuple[str, str]] = {
     TrafficCount: ("traffic", "traffic_count"),
     abi.ThrottleCount: ("throttle", "throttle_count"),
+    abi.ThrottleMembership: ("throttle", "throttle_membership"),
     abi.ThrottleMeter: ("throttle", "throttle_meter"),
     abi.ThrottleProcess: ("throttle", "throttle_process"),
     abi.ThrottleRate: ("throttle", "throttle_rate"),
     abi.ThrottleRule: ("throttle", "throttle_rule"),
+    abi.ThrottleSocket: ("throttle", "throttle_socket"),
     abi.ThrottleTag: ("throttle", "throttle_tag"),
 }
 
@@ -84,6 +86,7 @@ def test_keys_are_what_the_header_says() -> None:
 def test_throttle_numbers_are_what_the_header_says() -> None:
     header = (Path(__file__).parents[2] / "ebpf" / "throttle.h").read_text(encoding="utf-8")
     assert f"#define THROTTLE_ABI_VERSION {abi.THROTTLE_ABI_VERSION}\n" in header
+    assert f"#define THROTTLE_MAX_PROCESSES {abi.THROTTLE_MAX_PROCESSES}\n" in header
     for direction in abi.ThrottleDirection:
         assert f"\tTHROTTLE_{direction.name} = {direction.value}," in header
 

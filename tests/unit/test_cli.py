@@ -1,8 +1,10 @@
 """The entry point: version, help, and what the user reads when something goes wrong."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -117,6 +119,68 @@ def test_ctrl_c(failing: Callable[[BaseException], None], capsys: pytest.Capture
 def test_a_commands_result_is_the_status(returned: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(root.commands, "six", click.Command("six", callback=lambda: returned))
     assert main(["six"]) == (returned or 0)
+
+
+def test_asked_with_json_errors_are_json(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(KernelCannotError("no", hint="Do."))
+    assert main(["fail", "--json"]) == 2  # this command has no such option: also told as JSON
+    out, err = capsys.readouterr()
+    answer = json.loads(out)
+    assert err == ""
+    assert answer["schema"] == 1
+    assert set(answer) == {"schema", "error"}
+    assert set(answer["error"]) == {"code", "message", "hint"}
+    assert answer["error"]["code"] == 2
+    assert "--json" in answer["error"]["message"]
+
+
+def test_json_of_a_command_that_is_run_is_not_ours(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(UsageError("no"))
+    assert main(["fail", "--", "--json"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_long_errors_are_wrapped_but_not_what_is_to_be_copied(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, path = "sudo " + "true " * 30, "/x" * 60
+    failing(KernelCannotError("word " * 30, hint=f"{command}\n  {command}\nSee {path} for more."))
+    assert main(["fail"]) == 5
+    *message, copied, copied_too, see, long_path, more = capsys.readouterr().err.splitlines()
+    assert (copied, copied_too, see, long_path, more) == (command, f"  {command}", "See", path, "for more.")
+    assert len(message) == 2
+    assert max(map(len, message)) <= 80
+
+
+def test_the_log_goes_to_a_file(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    failing(RuntimeError("no"))
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    assert main(["--log", str(log), "fail"]) == 1
+    assert capsys.readouterr().err.startswith("error: unexpected RuntimeError: no\n")
+    assert log.read_text().startswith("before\nTraceback (most recent call last):")
+
+
+def test_a_log_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--log", str(tmp_path), "list"]) == 2
+    assert "Is a directory" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("value", ["1", "DEBUG", "info"])
+def test_unknown_value_of_the_log_variable(
+    value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHADTHROTTLE_LOG", value)
+    assert main(["list"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: CHADTHROTTLE_LOG is {value!r}, which means nothing\nSet it to debug, or unset it.\n"
+    )
 
 
 @pytest.mark.parametrize("argument", ["--version", "--help"])

@@ -92,6 +92,11 @@ def loaded_by(statement: str) -> set[str]:
         # Probes are for after a refusal, kernel configuration for objects that ask for it.
         ("import chadthrottle.bpf.loader, chadthrottle.bpf.parse", "chadthrottle.bpf.features"),
         ("import chadthrottle.bpf.loader, chadthrottle.bpf.parse", "chadthrottle.bpf.kconfig"),
+        # Commands that open what another pinned, and all their errors.
+        ("from chadthrottle.cli import main; main(['list', '--quiet'])", "elftools"),
+        ("from chadthrottle.cli import main; main(['list', '--quiet'])", "psutil"),
+        ("from chadthrottle.cli import main; main(['list', '--quiet'])", "subprocess"),
+        ("from chadthrottle.cli import main; main(['release', '4194304'])", "elftools"),
     ],
 )
 def test_import_budget(statement: str, unwanted: str) -> None:

@@ -1,0 +1,77 @@
+"""The results as Markdown."""
+
+import datetime as dt
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.accuracy.measure import Result
+
+__all__ = ["HEADER", "report", "row"]
+
+HEADER = (
+    "| traffic | limit | flows | achieved | in bounds | worst s | best s | first s | dropped "
+    "| retransmitted (first s) | fairness | silent | died |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def row(result: Result) -> str:
+    """One line of the table."""
+    cell = result.cell
+    cells = [
+        cell.name,
+        cell.limit,
+        str(cell.flows),
+        f"**{result.achieved:.3f}**",
+        _verdict(result),
+        f"{min(result.by_second):.2f}",
+        f"{max(result.by_second):.2f}",
+        f"{result.first:.2f}",
+        _part(result.dropped, result.passed + result.dropped),
+        f"{_part(result.retransmitted, result.passed)} ({result.retransmitted_first})",
+        "" if result.fairness is None else f"{result.fairness:.3f}",
+        str(result.silent or ""),
+        ", ".join(sorted(set(result.died))),
+    ]
+    if cell.protocol == "udp":
+        cells[9] = f"offered {result.offered:.2f} of twice the limit" if result.offered else ""
+    return "| " + " | ".join(cells) + " |"
+
+
+def _verdict(result: Result) -> str:
+    bounds = result.cell.bounds
+    if bounds is None:
+        return "-"
+    low, high = bounds
+    return f"yes ({low}-{high})" if low <= result.achieved <= high else f"**no** ({low}-{high})"
+
+
+def _part(some: int, of: int) -> str:
+    return f"{some}, {100 * some / of:.1f} %" if some and of else str(some)
+
+
+def report(rows: Sequence[str], command: str) -> Iterator[str]:
+    """The whole page."""
+    yield "# How exact a limit is"
+    yield ""
+    yield f"`{command}`, {dt.datetime.now(dt.UTC):%Y-%m-%d}: {_machine()}."
+    yield ""
+    yield "Each row is a run of its own, one after the other: two namespaces and a veth without delay, a process whose"
+    yield "traffic runs unlimited at first and then gets the limit. Parts of the limit, in IP bytes on the wire"
+    yield "past the limiter; *achieved* is everything after the first second. Dropped: packets, of those offered."
+    yield "Retransmitted: segments after the first second, of those passed; in brackets those of the first, which pays"
+    yield "for what was on its way. Fairness: Jain's, over payload acknowledged. Silent: flows that moved nothing after"
+    yield "the first second. Bounds only where the project promises them."
+    yield ""
+    yield from HEADER.splitlines()
+    yield from rows
+    yield ""
+    yield f"Load average {os.getloadavg()[0]:.1f} at the end: other work on the machine is in these numbers."
+
+
+def _machine() -> str:
+    lines: Iterable[str] = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
+    return f"{os.cpu_count()} CPUs, {model}, Linux {platform.release()}, Python {platform.python_version()}"

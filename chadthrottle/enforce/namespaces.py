@@ -1,0 +1,122 @@
+"""Reading an iterator in every network namespace that matters.
+
+iter/tcp walks the sockets of the reader's own network namespace and no other (measured, Linux 6.18). A socket stays in
+the namespace it was made in, wherever its process goes.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from chadthrottle.abi import ThrottleSocket
+
+__all__ = ["Namespaces", "namespaces_of"]
+
+CLONE_NEWNET = 0x4000_0000  # include/uapi/linux/sched.h
+SIOCGSKNS = 0x894C  # include/uapi/linux/sockios.h: a descriptor of a socket's network namespace (Linux 4.10)
+PIDFD_GETFD = 438  # the same number on every architecture (Linux 5.6)
+
+
+class Namespaces:
+    """Open descriptors of network namespaces."""
+
+    def __init__(self, descriptors: Iterable[int]) -> None:
+        self._descriptors = tuple(descriptors)
+
+    def each(self, action: Callable[[], object]) -> None:
+        """Run `action` once in each.
+
+        In a thread of its own for each, which ends with it: the caller never changes namespace. All get
+        their turn, then the first failure is raised: whatever `action` raises, or OSError when setns(2)
+        refuses (EPERM).
+        """
+        failures = [failure for fd in self._descriptors for failure in _in_thread(fd, action)]
+        if failures:
+            raise failures[0]
+
+
+@contextmanager
+def namespaces_of(pids: Iterable[int], sockets: Iterable[ThrottleSocket] = ()) -> Iterator[Namespaces]:
+    """The network namespaces that these processes are in, and those that these sockets are in.
+
+    Whoever is gone by now has none.
+    """
+    found: dict[int, int] = {}
+    with ExitStack() as stack:
+        for fd in _descriptors(pids, sockets, found):
+            stack.callback(os.close, fd)
+            found.setdefault(os.fstat(fd).st_ino, fd)
+        yield Namespaces(found.values())
+
+
+def _descriptors(pids: Iterable[int], sockets: Iterable[ThrottleSocket], found: dict[int, int]) -> Iterator[int]:
+    """One after the other; `found` has the inodes of those that the caller took so far."""
+    for pid in pids:
+        # A main thread that has exited has no namespace any more; its sockets below lead there.
+        yield from _of_thread(f"/proc/{pid}/ns/net", found)
+    for each in sockets:
+        if each.namespace not in found:
+            yield from _of_thread(f"/proc/{each.tgid}/task/{each.tid}/ns/net", found)
+        if each.namespace not in found:
+            yield from _of_socket(each)
+
+
+def _of_thread(path: str, found: dict[int, int]) -> Iterator[int]:
+    """A descriptor for each namespace, not for each process: there may be more of those than descriptors."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        if os.stat(path).st_ino not in found:  # noqa: PTH116 # as often as there are processes
+            yield os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _of_socket(socket: ThrottleSocket) -> Iterator[int]:
+    """By a copy of the socket itself: its process has left the namespace. None if it is gone."""
+    with ExitStack() as stack:
+        try:
+            process = os.pidfd_open(socket.tgid)
+            stack.callback(os.close, process)
+            copy = _pidfd_getfd(process, socket.fd)
+            stack.callback(os.close, copy)
+            namespace = fcntl.ioctl(copy, SIOCGSKNS)
+        except OSError as error:
+            # Closed meanwhile, or by now something else than a socket; ENOSYS before Linux 5.6.
+            if error.errno in (errno.ESRCH, errno.EBADF, errno.EINVAL, errno.ENOTTY, errno.ENOSYS):
+                return
+            raise
+    yield namespace
+
+
+def _pidfd_getfd(process: int, fd: int) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    copy = int(libc.syscall(PIDFD_GETFD, process, fd, 0))
+    if copy < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"pidfd_getfd: {os.strerror(number)}")
+    return copy
+
+
+def _enter(namespace: int) -> None:
+    # os.setns() came with Python 3.12.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns into a network namespace: {os.strerror(number)}")
+
+
+def _in_thread(namespace: int, action: Callable[[], object]) -> list[BaseException]:
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _enter(namespace)
+            action()
+        except BaseException as error:  # noqa: BLE001 # raised again by whoever started this thread
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return failures

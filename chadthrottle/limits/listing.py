@@ -1,0 +1,52 @@
+"""Tell what is limited."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from chadthrottle.enforce import hooks as hooks_module
+from chadthrottle.enforce import rules
+from chadthrottle.limits.state import state, where
+from chadthrottle.model import RuleState
+
+__all__ = ["Listing", "listing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All rules, and what else is to be said."""
+
+    rules: tuple[RuleState, ...]
+    notes: tuple[str, ...]
+
+
+def listing(base: Path | None = None) -> Listing:
+    """The rules in the kernel. Changes nothing. Raises KernelCannotError, NotPermittedError."""
+    pins = hooks_module.pins_of_this_version(base)
+    with pins.lock(create=False) as there:
+        if not there:
+            return Listing((), ())
+        notes = [
+            "Limits of another version of chadthrottle are in force: the next throttle replaces them."
+            for version in pins.versions()
+            if version != pins.version
+        ]
+        if pins.unfinished():
+            notes.append("A command was killed at work: the next throttle or release removes what it left.")
+        if not pins.current:
+            return Listing((), tuple(notes))
+        with hooks_module.open_pinned(pins) as hooks:
+            at = where(hooks)
+            inheriting = rules.inheriting(hooks)
+            found = [rule for rule in rules.all_rules(hooks) if not rule.expired]
+            notes += [
+                f"{rule.meter.untracked} children of {rule.leader.pid} found no room and are not limited."
+                for rule in found
+                if rule.meter.untracked
+            ]
+            if found and not hooks.follows_passed_sockets:
+                notes.append(
+                    "A socket that one process passes to another stays with the first: following it takes Linux 6.3."
+                )
+        if not found:
+            notes.append("Nothing is limited, but idle hooks are in place: chadthrottle release --all removes them.")
+        return Listing(tuple(state(rule, at, children=rule.id in inheriting) for rule in found), tuple(notes))

@@ -1,0 +1,74 @@
+"""A rule in the kernel as the model's RuleState."""
+
+import time
+from pathlib import Path
+
+from chadthrottle import cgroup
+from chadthrottle.abi import ThrottleCount, ThrottleDirection
+from chadthrottle.enforce.hooks import Hooks
+from chadthrottle.enforce.rules import Rule
+from chadthrottle.errors import KernelCannotError
+from chadthrottle.model import AttachPoint, DirectionState, Engine, ProcessIdentity, RuleState
+
+__all__ = ["state", "where"]
+
+_NS_PER_S = 1_000_000_000
+
+
+def where(hooks: Hooks) -> AttachPoint:
+    """Where the hooks sit: the root, or the path of the cgroup."""
+    wanted = hooks.cgroup_id
+    try:
+        root = cgroup.root()
+    except KernelCannotError:  # unmounted since; the hooks sit where they sat
+        return AttachPoint("/")
+    if root.stat().st_ino == wanted:
+        return AttachPoint.ROOT
+    return AttachPoint(str(_find(root, wanted) or "/(removed)"))
+
+
+def state(rule: Rule, at: AttachPoint, *, children: bool) -> RuleState:
+    """What is known of a rule; `children` is whether its processes' children belong to it."""
+    now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    expires_ns = rule.rule.expires_ns
+    return RuleState(
+        process=ProcessIdentity(rule.leader.pid, rule.leader.start_ticks, rule.name),
+        up=_direction(rule, ThrottleDirection.UP, now_ns),
+        down=_direction(rule, ThrottleDirection.DOWN, now_ns),
+        attached_by="link",
+        at=at,
+        children=children,
+        remaining_s=None if expires_ns == 0 else max(0, (expires_ns - now_ns) // _NS_PER_S),
+    )
+
+
+def _direction(rule: Rule, direction: ThrottleDirection, now_ns: int) -> DirectionState | None:
+    asked = rule.rate(direction)
+    if not asked:
+        return None
+    count = rule.meter.count[direction]
+    return DirectionState(
+        engine=Engine.CGROUP,
+        asked_bytes_per_s=asked,
+        achieved_bytes_per_s=_achieved(count, rule.meter.base_ns, now_ns),
+        dropped_packets=count.dropped_packets,
+        marked_packets=count.marked_packets,
+    )
+
+
+def _achieved(count: ThrottleCount, since_ns: int, now_ns: int) -> int | None:
+    """The last measurement, or the running one if that is old: nothing closes it while nothing passes."""
+    running_ns = now_ns - int(count.window_ns)
+    if running_ns >= 2 * _NS_PER_S or not count.bytes_per_s:
+        if now_ns - since_ns < _NS_PER_S // 10:
+            return None
+        return int(count.window_bytes) * _NS_PER_S // max(1, running_ns)
+    return int(count.bytes_per_s)
+
+
+def _find(directory: Path, inode: int) -> Path | None:
+    """The cgroup with this id below `directory`: its id is its inode number (Linux 5.5)."""
+    for path in directory.rglob("*/"):
+        if path.stat().st_ino == inode:
+            return path
+    return None
