@@ -10,6 +10,7 @@ from enum import IntEnum
 __all__ = [
     "THROTTLE_ABI_VERSION",
     "THROTTLE_MAX_PROCESSES",
+    "ThrottleBeginning",
     "ThrottleCount",
     "ThrottleDirection",
     "ThrottleMembership",
@@ -107,6 +108,18 @@ class ThrottleMembership(ctypes.Structure):
     start_ticks: int
     tgid: int
     inherit: int
+
+
+class ThrottleBeginning(ctypes.Structure):
+    """struct throttle_beginning, context of the program `begin_pacing`; it returns how many connections send."""
+
+    _fields_ = (("rule", ctypes.c_uint64), ("bytes_per_s", ctypes.c_uint64), ("settled_ns", ctypes.c_uint64))
+
+    rule: int
+    bytes_per_s: int
+    """The upload limit."""
+    settled_ns: int
+    """CLOCK_BOOTTIME until when large windows shrink before they are paced."""
 
 
 class ThrottleTag(ctypes.Structure):

@@ -368,6 +368,27 @@ int tag_open_sockets(struct bpf_iter__task_file *context)
 	return 0;
 }
 
+/*
+ * Run by a command (BPF_PROG_TEST_RUN): the first share of a new rule. The command does not write the meter itself: the
+ * fork and exit hooks count in it meanwhile. Returns how many connections are sending.
+ */
+SEC("syscall")
+int begin_pacing(struct throttle_beginning *beginning)
+{
+	__u64 id = beginning->rule;
+	struct throttle_meter *meter = bpf_map_lookup_elem(&meters, &id);
+	__u64 sending;
+
+	if (!meter)
+		return 0;
+	sending = meter->sending;
+	meter->share = beginning->bytes_per_s / (sending ? sending : 1);
+	if (!meter->share)
+		meter->share = 1;
+	meter->settled_ns = beginning->settled_ns;
+	return sending;
+}
+
 /* Run by a command (BPF_PROG_TEST_RUN): a process joins or leaves a rule, counted as fork and exit count. */
 SEC("syscall")
 int set_membership(struct throttle_membership *wanted)

@@ -44,6 +44,13 @@ struct throttle_membership {
 	__u32 inherit;
 };
 
+/* Context of the program begin_pacing. */
+struct throttle_beginning {
+	__u64 rule;
+	__u64 bytes_per_s; /* the upload limit: divided among the connections that were found sending */
+	__u64 settled_ns;  /* for throttle_meter.settled_ns */
+};
+
 struct throttle_tag {
 	__u64 rule;
 	__u32 refused;      /* segments refused in a row while nothing was in flight */

@@ -43,7 +43,8 @@ CGROUP_HOOKS = {
 }
 _TRACEPOINTS = {"fork": "on_fork", "exit": "on_exit", "state": "on_socket_state"}
 _OPTIONAL_TRACEPOINTS = {"send": "on_send", "receive": "on_receive"}
-_MEMBERSHIP = "set_membership"
+# Programs that commands run themselves.
+_CALLED = ("set_membership", "begin_pacing")
 _ITERATORS = {"open_files": "tag_open_sockets", "connections": "pace_open_connections"}
 
 
@@ -59,7 +60,7 @@ class Hooks:
         self,
         maps: dict[str, Map],
         iterators: dict[str, IterLink],
-        set_membership: Program,
+        called: dict[str, Program],
         *,
         follows_passed_sockets: bool,
     ) -> None:
@@ -70,7 +71,8 @@ class Hooks:
         self.placement = maps["placement"]
         self.open_files = iterators["open_files"]
         self.connections = iterators["connections"]
-        self.set_membership = set_membership
+        self.set_membership = called["set_membership"]
+        self.begin_pacing = called["begin_pacing"]
         self.follows_passed_sockets = follows_passed_sockets
         """A socket received over AF_UNIX, or accepted from a queue older than the rule, belongs to its user."""
 
@@ -84,7 +86,7 @@ def is_incomplete(pins: Pins) -> bool:
     """Somebody removed pins by hand: what is left can only be removed."""
     return any(
         not set(wanted) <= set(pins.names(kind))
-        for kind, wanted in (("maps", MAPS), ("links", _ITERATORS), ("programs", [_MEMBERSHIP]))
+        for kind, wanted in (("maps", MAPS), ("links", _ITERATORS), ("programs", _CALLED))
     )
 
 
@@ -136,12 +138,14 @@ def open_pinned(pins: Pins) -> Iterator[Hooks]:
             if not path.exists():
                 raise _incomplete(pins, name)
             iterators[name] = stack.enter_context(IterLink.open_pinned(path))
-        program = pins.program(_MEMBERSHIP)
-        if program is None:
-            raise _incomplete(pins, _MEMBERSHIP)
-        stack.enter_context(program)
+        called = {}
+        for name in _CALLED:
+            program = pins.program(name)
+            if program is None:
+                raise _incomplete(pins, name)
+            called[name] = stack.enter_context(program)
         passed = set(_OPTIONAL_TRACEPOINTS) <= set(pins.names("links"))
-        yield Hooks(maps, iterators, program, follows_passed_sockets=passed)
+        yield Hooks(maps, iterators, called, follows_passed_sockets=passed)
 
 
 @contextmanager
@@ -164,7 +168,7 @@ def install(pins: Pins, cgroup: Path) -> Iterator[Hooks]:
         spec = open_object(object_path("throttle"))
         passed = all(_has_tracepoint(spec.programs[program]) for program in _OPTIONAL_TRACEPOINTS.values())
         tracepoints = _TRACEPOINTS | (_OPTIONAL_TRACEPOINTS if passed else {})
-        programs = [*CGROUP_HOOKS.values(), *tracepoints.values(), *_ITERATORS.values(), _MEMBERSHIP]
+        programs = [*CGROUP_HOOKS.values(), *tracepoints.values(), *_ITERATORS.values(), *_CALLED]
         loaded = stack.enter_context(load(spec, programs=programs))
         with pins.stage() as stage:
             links: dict[str, Link] = {}
@@ -180,9 +184,11 @@ def install(pins: Pins, cgroup: Path) -> Iterator[Hooks]:
                 stage.pin(link, name)
             for name in MAPS:
                 stage.pin(loaded.maps[name], name)
-            stage.pin(loaded.programs[_MEMBERSHIP], _MEMBERSHIP)
+            for name in _CALLED:
+                stage.pin(loaded.programs[name], name)
         maps = {name: loaded.maps[name] for name in MAPS}
-        yield Hooks(maps, iterators, loaded.programs[_MEMBERSHIP], follows_passed_sockets=passed)
+        called = {name: loaded.programs[name] for name in _CALLED}
+        yield Hooks(maps, iterators, called, follows_passed_sockets=passed)
 
 
 def _has_tracepoint(program: "ProgramSpec") -> bool:

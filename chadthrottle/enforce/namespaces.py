@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -37,6 +38,9 @@ class Namespaces:
         failures = [failure for fd in self._descriptors for failure in _in_thread(fd, action)]
         if failures:
             raise failures[0]
+
+
+_PATIENCE, _PAUSE_S = 50, 0.001
 
 
 @contextmanager
@@ -68,8 +72,17 @@ def _descriptors(pids: Iterable[int], sockets: Iterable[ThrottleSocket], found: 
 def _of_thread(path: str, found: dict[int, int]) -> Iterator[int]:
     """A descriptor for each namespace, not for each process: there may be more of those than descriptors."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        if os.stat(path).st_ino not in found:  # noqa: PTH116 # as often as there are processes
+        if _inode(path) not in found:
             yield os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _inode(path: str) -> int:
+    """A process in the middle of execve() or exit() is closed to root too, for a moment (seen in a storm of forks)."""
+    for _ in range(_PATIENCE):
+        with suppress(PermissionError):
+            return os.stat(path).st_ino  # noqa: PTH116 # as often as there are processes
+        time.sleep(_PAUSE_S)
+    return os.stat(path).st_ino  # noqa: PTH116
 
 
 def _of_socket(socket: ThrottleSocket) -> Iterator[int]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from chadthrottle.abi import (
     THROTTLE_MAX_PROCESSES,
+    ThrottleBeginning,
     ThrottleDirection,
     ThrottleMembership,
     ThrottleMeter,
@@ -135,10 +136,13 @@ def create(
         hooks.meters.update(key, bytes(meter), ElemFlag.BPF_NOEXIST)
         _join(hooks, rule_id, leader, inherit=inherit)
         with _places(hooks, rule_id, members(hooks, rule_id)) as places:
-            _share_out(hooks, key, rates[ThrottleDirection.UP], places)
+            sending = _share_out(hooks, rule_id, rates[ThrottleDirection.UP], places)
             rule = _rule(rates, _expiry(duration_s, now_ns))
             hooks.rules.update(key, bytes(rule), ElemFlag.BPF_NOEXIST)
             places.each(hooks.connections.read)
+            if sending:
+                time.sleep(_SETTLE_NS / 1e9)
+                places.each(hooks.connections.read)
         rule.armed = 1
         _update(hooks, rule_id, leader, rule)
         _require_members(hooks, rule_id, leader)
@@ -284,22 +288,14 @@ def _ended(leader: Identity) -> NoSuchProcessError:
     return NoSuchProcessError(f"{leader} ended while it was being limited")
 
 
-def _share_out(hooks: Hooks, key: bytes, rate: int, places: Namespaces) -> int:
-    """A first share for each connection that is sending; how many there are.
-
-    Nothing reads the meter yet, so it may be written.
-    """
+def _share_out(hooks: Hooks, rule_id: int, rate: int, places: Namespaces) -> int:
+    """A first share for each connection that is sending; how many there are."""
     if not rate:
         return 0
     places.each(hooks.connections.read)
-    counted = hooks.meters.lookup(key)
-    if counted is None:
-        return 0
-    meter = ThrottleMeter.from_buffer_copy(counted)
-    meter.share = max(1, rate // max(1, meter.sending))
-    meter.settled_ns = _now_ns() + _SETTLE_NS
-    hooks.meters.update(key, bytes(meter), ElemFlag.BPF_EXIST)
-    return meter.sending
+    settled_ns = _now_ns() + _SETTLE_NS
+    beginning = ThrottleBeginning(rule=rule_id, bytes_per_s=rate, settled_ns=settled_ns)
+    return hooks.begin_pacing.call(bytes(beginning))
 
 
 def _rule(rates: tuple[int, int], expires_ns: int) -> ThrottleRule:

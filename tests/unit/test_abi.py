@@ -18,6 +18,7 @@ Fields = list[tuple[str, int, int]]
 # Every structure of abi.py: the object it comes from, and its name in C.
 STRUCTURES: dict[type[ctypes.Structure], tuple[str, str]] = {
     TrafficCount: ("traffic", "traffic_count"),
+    abi.ThrottleBeginning: ("throttle", "throttle_beginning"),
     abi.ThrottleCount: ("throttle", "throttle_count"),
     abi.ThrottleMembership: ("throttle", "throttle_membership"),
     abi.ThrottleMeter: ("throttle", "throttle_meter"),
