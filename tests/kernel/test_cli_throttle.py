@@ -16,6 +16,7 @@ from chadthrottle.procs import read_stat
 from tests.support.cgroups import cgroup2_root
 from tests.support.command import Answer, Command
 from tests.support.leftovers import Machine
+from tests.support.readable import readable_package
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
 
@@ -292,22 +293,23 @@ def test_the_shell_it_was_started_from(chadthrottle: Command, leaf_cgroup: Path,
 
 @pytest.mark.usefixtures("nothing_changed")
 def test_another_users_process_without_root(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
-    answer = chadthrottle("throttle", child, "1mbit", "--at", leaf_cgroup, wrapper=without_root())
+    with readable_package() as package:
+        answer = chadthrottle("throttle", child, "1mbit", "--at", leaf_cgroup, wrapper=without_root(package))
     refused(answer, 3, "belongs to another user (uid 0)", "Run it with sudo.")
 
 
 @pytest.mark.usefixtures("nothing_changed")
 def test_ones_own_process_without_root(chadthrottle: Command, leaf_cgroup: Path) -> None:
-    with sleeping(*NOBODY) as pid:
-        answer = chadthrottle("throttle", pid, "1mbit", "--at", leaf_cgroup, wrapper=without_root())
+    with sleeping(*NOBODY) as pid, readable_package() as package:
+        answer = chadthrottle("throttle", pid, "1mbit", "--at", leaf_cgroup, wrapper=without_root(package))
         refused(answer, 3, "sudo")
 
 
-def without_root() -> tuple[str, ...]:
-    """Nobody may not read every checkout: what is needed is imported before root is given up."""
+def without_root(package: Path) -> tuple[str, ...]:
+    """Nobody may not read every checkout: the package is a copy, other libraries come before root is given up."""
     program = (
-        "import os, sys, subprocess; from chadthrottle import limits, procs, cgroup; import chadthrottle.cli as cli; "
-        "import chadthrottle.cli.throttle, chadthrottle.pins.mount, textwrap; "
+        f"import os, sys; sys.path.insert(0, {str(package)!r}); import click, elftools.elf.structs, textwrap; "
+        "import chadthrottle.bpf.elf, chadthrottle.cli as cli; "
         "sys.argv = sys.argv[3:]; os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(cli.main())"
     )
     # The command as it is follows: three words, the last of which stands for the program's name.

@@ -12,6 +12,7 @@ import pytest
 from chadthrottle import procs
 from chadthrottle.errors import ChadthrottleError, KernelCannotError
 from tests.support.children import in_child
+from tests.support.readable import readable_package
 
 NOBODY = 65534
 ROOT = Path(__file__).parents[2]
@@ -29,8 +30,11 @@ ASK = """if True:
 
 def ask(pid: int | str, *wrapper: str) -> str:
     """What `resolve` answers inside of what `wrapper` sets up."""
-    command = [*wrapper, sys.executable, "-c", ASK, str(pid)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    with readable_package() as package:
+        # Python itself, not the link in .venv: procs needs no other library, and nobody may reach neither.
+        command = [*wrapper, os.path.realpath(sys.executable), "-c", ASK, str(pid)]
+        environment = os.environ | {"PYTHONPATH": str(package)}
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd="/", env=environment).stdout
 
 
 def refusal(action: Callable[[], Any]) -> list[Any]:
