@@ -11,6 +11,9 @@
  *              egress:  drop, tell TCP to slow down (2); the guard below lets a connection live
  *              ingress: CE mark where ECN was negotiated, charge, pass; else, or far over, drop (0)
  *
+ * All entry points are here, past 400 lines, because they share these maps and verdicts; what they do is in the headers.
+ * Walking what is there already (the two iterators) is the part to move out next.
+ *
  * Whatever is missing or unexpected passes: these programs may sit on the root cgroup, and see the traffic that keeps the
  * machine reachable.
  */
