@@ -18,13 +18,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-__all__ = ["main"]
+__all__ = ["main", "send_steadily"]
 
 SYS_EXIT = {"x86_64": 60}.get(os.uname().machine, 93)  # exit(2) of this thread alone
 IPPROTO_MPTCP = 262
 BLOCK = bytes(1 << 16)
+DATAGRAM_BYTES_PER_S = 12_000_000
 
 path = sys.argv[1] if __name__ == "__main__" else ""
 sockets: dict[str, socket.socket] = {}
@@ -32,18 +34,33 @@ counted: dict[str, int] = {}
 for_main_thread: "queue.SimpleQueue[Callable[[], object]]" = queue.SimpleQueue()
 
 
-def send_on(name: str, wait: float = 0) -> None:
-    """Send without end, in a thread."""
+def send_on(name: str) -> None:
+    """Send without end, in a thread: datagrams at DATAGRAM_BYTES_PER_S, or their receiver gets no processor."""
+
+    def send(data: bytes) -> None:
+        counted[name] = counted.get(name, 0) + sockets[name].send(data)
 
     def loop() -> None:
-        try:
+        with suppress(OSError):
+            if is_udp(name):
+                send_steadily(lambda: send(BLOCK[:1400]), 1400)
             while True:
-                counted[name] = counted.get(name, 0) + sockets[name].send(BLOCK[:1400] if is_udp(name) else BLOCK)
-                time.sleep(wait)
-        except OSError:
-            pass
+                send(BLOCK)
 
     threading.Thread(target=loop, daemon=True).start()
+
+
+def send_steadily(send: Callable[[], object], size_bytes: int) -> None:
+    """At DATAGRAM_BYTES_PER_S by the clock, for a sleep takes as long as it likes."""
+    owed_bytes, last = 0.0, time.monotonic()
+    while True:
+        now = time.monotonic()
+        # After a pause not all of it comes at once: no receive buffer holds it.
+        owed_bytes, last = min(owed_bytes + (now - last) * DATAGRAM_BYTES_PER_S, 100_000), now
+        while owed_bytes > 0:
+            send()
+            owed_bytes -= size_bytes
+        time.sleep(0.0005)
 
 
 def receive_on(name: str) -> None:

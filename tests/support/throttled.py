@@ -22,6 +22,7 @@ from chadthrottle.enforce.rules import Rule, all_rules, members
 from chadthrottle.limits import Listing, Released, Throttled
 from chadthrottle.model import AttachPoint, Direction, ProcessIdentity, RuleSpec
 from chadthrottle.procs import read_stat
+from tests.support.driven import send_steadily
 from tests.support.network import Endpoint
 from tests.support.patience import patient
 
@@ -67,15 +68,12 @@ class Peer:
         return int(made.getsockname()[1])
 
     def flood(self, address: str, port: int) -> None:
-        """Datagrams, at some 10 MB/s."""
+        """Datagrams, at DATAGRAM_BYTES_PER_S."""
         made = self._socket(socket.SOCK_DGRAM)
 
         def loop() -> None:
             with suppress(OSError):
-                while True:
-                    for _ in range(12):
-                        made.sendto(BLOCK[:1200], (_mapped(address), port))
-                    time.sleep(0.001)
+                send_steadily(lambda: made.sendto(BLOCK[:1200], (_mapped(address), port)), 1200)
 
         self._start(loop)
 
@@ -152,8 +150,7 @@ class Program:
     def busy_upload(self, name: str = "up", **more: Any) -> None:
         """Connect to the peer and send without end."""
         self.connect(name, SINK_UDP if more.get("udp") else SINK, **more)
-        # A loop of datagrams would leave their receiver no processor.
-        self.do(f"send_on({name!r}, {0.0001 if more.get('udp') else 0})")
+        self.do(f"send_on({name!r})")
 
     def busy_download(self, name: str = "down", **more: Any) -> None:
         self.connect(name, SOURCE, **more)
