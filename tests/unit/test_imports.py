@@ -16,7 +16,7 @@ LEVELS = (
     ("doctor", "prefs"),
     ("limits", "accounting"),
     ("enforce",),
-    ("pins", "cgroup", "procs", "sockets"),
+    ("pins", "cgroup", "procs", "sockets", "netlink"),
     ("abi", "bpf", "artifacts"),
     ("model", "units"),
     ("errors",),
@@ -26,7 +26,7 @@ ONE_IMPORTER = {
     "textual": "tui",
     "psutil": "procs",
     "elftools": "bpf.elf",
-    "pyroute2": "enforce.queue",
+    "pyroute2": "netlink",
 }
 
 
