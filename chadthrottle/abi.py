@@ -10,14 +10,16 @@ from enum import IntEnum
 __all__ = [
     "THROTTLE_ABI_VERSION",
     "THROTTLE_MAX_PROCESSES",
-    "ThrottleBeginning",
     "ThrottleCount",
     "ThrottleDirection",
+    "ThrottleHolder",
     "ThrottleMembership",
     "ThrottleMeter",
     "ThrottleProcess",
     "ThrottleRate",
     "ThrottleRule",
+    "ThrottleScope",
+    "ThrottleSharing",
     "ThrottleSocket",
     "ThrottleTag",
     "TrafficCount",
@@ -27,7 +29,7 @@ __all__ = [
 THROTTLE_MAX_PROCESSES = 65536
 """How many processes can be limited at a time."""
 
-THROTTLE_ABI_VERSION = 1
+THROTTLE_ABI_VERSION = 2
 """Changes with any change of ebpf/throttle.h; pins of another version are not ours to use."""
 
 
@@ -76,6 +78,14 @@ class ThrottleDirection(IntEnum):
     DOWN = 1
 
 
+class ThrottleScope(IntEnum):
+    """enum throttle_scope."""
+
+    ALL = 0
+    INTERNET = 1
+    LOCAL = 2
+
+
 class ThrottleProcess(ctypes.Structure):
     """struct throttle_process, value of the map `processes`; the key is a tgid of the initial PID namespace."""
 
@@ -110,16 +120,25 @@ class ThrottleMembership(ctypes.Structure):
     inherit: int
 
 
-class ThrottleBeginning(ctypes.Structure):
-    """struct throttle_beginning, context of the program `begin_pacing`; it returns how many connections send."""
+class ThrottleSharing(ctypes.Structure):
+    """struct throttle_sharing, context of the program `set_share`; it returns 1 if the rule is there."""
 
-    _fields_ = (("rule", ctypes.c_uint64), ("bytes_per_s", ctypes.c_uint64), ("settled_ns", ctypes.c_uint64))
+    _fields_ = (("rule", ctypes.c_uint64), ("share", ctypes.c_uint64), ("settled_ns", ctypes.c_uint64))
 
     rule: int
-    bytes_per_s: int
-    """The upload limit."""
+    share: int
+    """bytes/s that one sending TCP socket may take."""
     settled_ns: int
     """CLOCK_BOOTTIME until when large windows shrink before they are paced."""
+
+
+class ThrottleHolder(ctypes.Structure):
+    """struct throttle_holder, value of the map `holders`; the key is the tgid with whose end the rule ends."""
+
+    _fields_ = (("rule", ctypes.c_uint64), ("start_ticks", ctypes.c_uint64))
+
+    rule: int
+    start_ticks: int
 
 
 class ThrottleTag(ctypes.Structure):
@@ -132,7 +151,9 @@ class ThrottleTag(ctypes.Structure):
         ("own_pacing", ctypes.c_uint32),
         ("our_callback", ctypes.c_uint32),
         ("our_window", ctypes.c_uint32),
-        ("padding", ctypes.c_uint32),
+        ("known", ctypes.c_uint32),
+        ("sent_again", ctypes.c_uint32),
+        ("received_until", ctypes.c_uint32),
     )
 
     rule: int
@@ -144,6 +165,10 @@ class ThrottleTag(ctypes.Structure):
     our_callback: int
     our_window: int
     """Segments; 0: not set by us."""
+    known: int
+    """Bits: 1, sent_again; 2, received_until."""
+    sent_again: int
+    received_until: int
 
 
 class ThrottleSocket(ctypes.Structure):
@@ -180,15 +205,18 @@ class ThrottleRule(ctypes.Structure):
     _fields_ = (
         ("rate", ThrottleRate * len(ThrottleDirection)),
         ("expires_ns", ctypes.c_uint64),
-        ("armed", ctypes.c_uint32),
+        ("armed_ns", ctypes.c_uint64),
+        ("scope", ctypes.c_uint32),
         ("padding", ctypes.c_uint32),
     )
 
     rate: "ctypes.Array[ThrottleRate]"
     expires_ns: int
     """CLOCK_BOOTTIME; 0: never."""
-    armed: int
-    """0 while the rule is being set up: paced and counted, nothing dropped."""
+    armed_ns: int
+    """CLOCK_BOOTTIME; until then it is being set up: paced and counted, nothing dropped."""
+    scope: int
+    """A ThrottleScope."""
 
 
 class ThrottleCount(ctypes.Structure):
@@ -200,6 +228,7 @@ class ThrottleCount(ctypes.Structure):
         ("dropped_packets", ctypes.c_uint64),
         ("dropped_bytes", ctypes.c_uint64),
         ("marked_packets", ctypes.c_uint64),
+        ("retransmitted_packets", ctypes.c_uint64),
         ("window_ns", ctypes.c_uint64),
         ("window_bytes", ctypes.c_uint64),
         ("bytes_per_s", ctypes.c_uint64),
@@ -210,6 +239,8 @@ class ThrottleCount(ctypes.Structure):
     dropped_packets: int
     dropped_bytes: int
     marked_packets: int
+    retransmitted_packets: int
+    """TCP segments that were sent again."""
     window_ns: int
     """CLOCK_BOOTTIME when the running measurement began."""
     window_bytes: int

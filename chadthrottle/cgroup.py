@@ -5,6 +5,7 @@ Which packets are limited does not depend on this: it only says where the hooks 
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from chadthrottle.bpf.cgroupfs import Mount, cgroup2_mounts, filesystem_type
@@ -12,7 +13,7 @@ from chadthrottle.bpf.errors import errno_name
 from chadthrottle.errors import KernelCannotError, NotPermittedError, UsageError
 from chadthrottle.procs import NoSuchProcessError
 
-__all__ = ["attach_point", "parse_membership", "path_of", "root"]
+__all__ = ["attach_point", "find", "parse_membership", "path_of", "root"]
 
 # The inode of the hierarchy's root in kernfs (fs/kernfs/dir.c allocates numbers in order, from 1). Unlike the
 # root field of mountinfo, which reads "/" for a cgroup namespace's own top, it cannot be taken for another.
@@ -56,6 +57,23 @@ def path_of(pid: int) -> Path:
         f"the cgroup of process {pid}, {inside}, is not in the part of cgroup2 that is mounted here",
         hint="Run chadthrottle on the host, or with --at root.",
     )
+
+
+def find(cgroup_id: int) -> Path | None:
+    """The directory of the cgroup with this id, which is its inode number (Linux 5.5); None if it is gone.
+
+    Raises KernelCannotError as `root`.
+    """
+    top = root()
+    if top.stat().st_ino == cgroup_id:
+        return top
+    for directory, names, _ in os.walk(top):
+        for name in names:
+            path = Path(directory, name)
+            with suppress(FileNotFoundError):
+                if path.stat().st_ino == cgroup_id:
+                    return path
+    return None
 
 
 def attach_point(at: str, pid: int) -> Path:

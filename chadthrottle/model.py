@@ -109,7 +109,8 @@ class RuleSpec:
     rate_up_bytes_per_s: int | None = None
     rate_down_bytes_per_s: int | None = None
     children: bool = True
-    scope: Scope = Scope.ALL
+    scope: Scope | None = None
+    """None: not named."""
     engine: Engine = Engine.AUTO
     attach: AttachMethod = "auto"
     at: AttachPoint = AttachPoint.ROOT
@@ -158,6 +159,8 @@ class RuleState:
     at: AttachPoint
     children: bool = True
     scope: Scope = Scope.ALL
+    held_by: int | None = None
+    """The PID of the --foreground command with which it ends."""
     remaining_s: int | None = None
     """None: until it is released."""
 
@@ -175,6 +178,7 @@ class RuleState:
             "attach": {"method": self.attached_by, "at": self.at.at},
             "children": self.children,
             "scope": self.scope.value,
+            "held_by": self.held_by,
             "remaining_s": self.remaining_s,
         }
 

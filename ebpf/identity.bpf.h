@@ -14,7 +14,8 @@
  * that is none, to the rule that found it open last.
  *
  *   process forks     tp_btf/sched_process_fork    the child gets its parent's entry
- *   process ends      tp_btf/sched_process_exit    the entry goes with the last thread; the rule with the last process
+ *   process ends      tp_btf/sched_process_exit    the entry goes with the last thread; the rule with the last process,
+ *                                                  or with the process that holds it
  *
  * bpf_get_current_*() in cgroup_skb is whoever the interrupt hit: packets are judged by their socket alone.
  */
@@ -60,8 +61,14 @@ typedef struct {
 	struct net *net;
 } __core possible_net_t;
 
+struct in6_addr {
+	__u32 word[4];
+};
+
 struct sock_common {
 	unsigned short skc_family;
+	__u32 skc_daddr;
+	struct in6_addr skc_v6_daddr;
 	possible_net_t skc_net;
 } __core;
 
@@ -123,6 +130,14 @@ struct {
 } meters SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, THROTTLE_MAX_RULES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct throttle_holder);
+} holders SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
@@ -131,10 +146,27 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, __u64);
 } placement SEC(".maps");
+
+/*
+ * How many entries of "processes" have a key that ends in these bits: most processes are not limited, and asking here
+ * is much cheaper than asking the map, with each send() and recv() of each of them.
+ */
+#define CROWD 4096
+static __u32 crowd[CROWD];
+
+static __always_inline __u32 *crowd_of(__u32 tgid)
+{
+	return &crowd[tgid % CROWD];
+}
+
+static __always_inline __u64 start_ticks_of(struct task_struct *task)
+{
+	return task->group_leader->start_boottime / NS_PER_START_TICK;
+}
 
 /* The entry of a process, if it is the process that was meant and not a later one of the same number. */
 static __always_inline struct throttle_process *limited_process(struct task_struct *task)
@@ -142,8 +174,10 @@ static __always_inline struct throttle_process *limited_process(struct task_stru
 	struct throttle_process *process;
 	__u32 tgid = task->tgid;
 
+	if (!*(volatile __u32 *)crowd_of(tgid))
+		return NULL;
 	process = bpf_map_lookup_elem(&processes, &tgid);
-	if (!process || process->start_ticks != task->group_leader->start_boottime / NS_PER_START_TICK)
+	if (!process || process->start_ticks != start_ticks_of(task))
 		return NULL;
 	return process;
 }
@@ -174,6 +208,7 @@ static __always_inline struct throttle_tag *tag_socket(void *sk, __u64 rule)
 
 	if (tag && tag->rule != rule) {
 		tag->refused = 0;
+		tag->known = 0;
 		tag->rule = rule;
 	}
 	return tag;
@@ -188,7 +223,7 @@ static __always_inline struct throttle_tag *tag_of_mptcp(struct bpf_sock *sk)
 	struct mptcp_sock *owner;
 
 	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_skc_to_mptcp_sock) ||
-	    !bpf_core_type_exists(struct mptcp_sock))
+	    !bpf_core_type_exists(struct mptcp_sock) || sk->protocol != IPPROTO_TCP)
 		return NULL;
 	owner = bpf_skc_to_mptcp_sock(sk);
 	return owner ? bpf_sk_storage_get(&tags, owner, NULL, 0) : NULL;
@@ -235,6 +270,7 @@ static __always_inline bool forget_process(__u32 tgid, struct throttle_process *
 	if (!rule)
 		return false;
 	bpf_map_delete_elem(&processes, &tgid);
+	__sync_fetch_and_sub(crowd_of(tgid), 1);
 	leave_rule(rule);
 	return true;
 }
@@ -253,8 +289,10 @@ static __always_inline bool join_rule(__u32 tgid, const struct throttle_process 
 	before = bpf_map_lookup_elem(&processes, &tgid);
 	if (before && before->start_ticks != entry->start_ticks)
 		forget_process(tgid, before); /* an earlier process of this number */
+	__sync_fetch_and_add(crowd_of(tgid), 1);
 	if (!bpf_map_update_elem(&processes, &tgid, entry, BPF_NOEXIST))
 		return true;
+	__sync_fetch_and_sub(crowd_of(tgid), 1);
 	before = bpf_map_lookup_elem(&processes, &tgid);
 	if (!before) {
 		__sync_fetch_and_add(&meter->untracked, 1);
@@ -282,6 +320,18 @@ static __always_inline void follow_fork(struct task_struct *parent, struct task_
 	join_rule(child->tgid, &entry);
 }
 
+/* A rule that was to last as long as this process ends with it. */
+static __always_inline void let_go(struct task_struct *task)
+{
+	__u32 tgid = task->tgid;
+	struct throttle_holder *holder = bpf_map_lookup_elem(&holders, &tgid);
+
+	if (!holder || holder->start_ticks != start_ticks_of(task))
+		return;
+	bpf_map_delete_elem(&rules, &holder->rule);
+	bpf_map_delete_elem(&holders, &tgid);
+}
+
 static __always_inline void follow_exit(struct task_struct *task)
 {
 	struct throttle_process *process;
@@ -289,6 +339,7 @@ static __always_inline void follow_exit(struct task_struct *task)
 	/* The leader may end first: the process lives as long as a thread does. Decremented before the tracepoint. */
 	if (task->signal->live.counter > 0)
 		return;
+	let_go(task);
 	process = limited_process(task);
 	if (process)
 		forget_process(task->tgid, process);

@@ -4,10 +4,12 @@
  *
  *   processes  tgid            -> throttle_process     who is limited; kept exact by fork and exit
  *   tags       socket          -> throttle_tag         whose a socket is
- *   rules      rule id         -> throttle_rule        what is asked: creating it arms the rule, deleting it disarms
+ *   rules      rule id         -> throttle_rule        what is asked: nothing is limited before it is made or after it goes
  *   meters     rule id         -> throttle_meter       what happened, and how far ahead of its rate a rule is
+ *   holders    tgid            -> throttle_holder      processes whose end is the end of a rule
  *   claim      0               -> rule id              for which rule a walk over open files tags sockets
  *   placement  0               -> cgroup id            where the hooks sit; for Python alone
+ *              1               -> 1: legacy            attached by BPF_PROG_ATTACH, not by links
  *
  * Rule ids are never used twice while the machine runs, so what an ended rule left on a socket means nothing.
  */
@@ -15,13 +17,20 @@
 #define CHADTHROTTLE_THROTTLE_H
 
 /* Changed whenever something below changes; part of the pins' directory name. */
-#define THROTTLE_ABI_VERSION 1
+#define THROTTLE_ABI_VERSION 2
 
 /* Index into the arrays below. */
 enum throttle_direction {
 	THROTTLE_UP = 0,   /* egress */
 	THROTTLE_DOWN = 1, /* ingress */
 	THROTTLE_DIRECTIONS = 2,
+};
+
+/* Which peers a rule is about; scope.bpf.h says what is local. */
+enum throttle_scope {
+	THROTTLE_ALL = 0,
+	THROTTLE_INTERNET = 1,
+	THROTTLE_LOCAL = 2,
 };
 
 #define THROTTLE_MAX_RULES 16384
@@ -44,21 +53,33 @@ struct throttle_membership {
 	__u32 inherit;
 };
 
-/* Context of the program begin_pacing. */
-struct throttle_beginning {
+/* Context of the program set_share. */
+struct throttle_sharing {
 	__u64 rule;
-	__u64 bytes_per_s; /* the upload limit: divided among the connections that were found sending */
-	__u64 settled_ns;  /* for throttle_meter.settled_ns */
+	__u64 share;      /* for throttle_meter.share */
+	__u64 settled_ns; /* for throttle_meter.settled_ns */
 };
+
+/* Key: tgid in the initial PID namespace. A limit that lasts as long as a command runs (--foreground) has one. */
+struct throttle_holder {
+	__u64 rule;
+	__u64 start_ticks;
+};
+
+/* throttle_tag.known */
+#define THROTTLE_KNOWS_SENT 1
+#define THROTTLE_KNOWS_RECEIVED 2
 
 struct throttle_tag {
 	__u64 rule;
-	__u32 refused;      /* segments refused in a row while nothing was in flight */
-	__u32 our_pacing;   /* SO_MAX_PACING_RATE as we set it; 0: we did not */
-	__u32 own_pacing;   /* what the application had set, or "no limit": goes back when the rule ends */
-	__u32 our_callback; /* 1: we asked for the RTT callback, and take that back too */
-	__u32 our_window;   /* the clamp of the congestion window as we set it, in segments; 0: we did not */
-	__u32 padding;
+	__u32 refused;        /* segments refused in a row while nothing was in flight */
+	__u32 our_pacing;     /* SO_MAX_PACING_RATE as we set it; 0: we did not */
+	__u32 own_pacing;     /* what the application had set, or "no limit": goes back when the rule ends */
+	__u32 our_callback;   /* 1: we asked for the RTT callback, and take that back too */
+	__u32 our_window;     /* the clamp of the congestion window as we set it, in segments; 0: we did not */
+	__u32 known;          /* which of the next two are */
+	__u32 sent_again;     /* segments that TCP had retransmitted when we last looked */
+	__u32 received_until; /* sequence number behind the furthest byte that arrived */
 };
 
 /* What a walk over open files writes for each socket that belongs to the rule in "claim". */
@@ -77,7 +98,8 @@ struct throttle_rate {
 struct throttle_rule {
 	struct throttle_rate rate[THROTTLE_DIRECTIONS];
 	__u64 expires_ns; /* CLOCK_BOOTTIME; 0: never */
-	__u32 armed;      /* 0: uploads are paced and counted already, nothing is dropped yet */
+	__u64 armed_ns;   /* CLOCK_BOOTTIME; before it uploads are paced and counted already, and nothing is dropped */
+	__u32 scope;      /* enum throttle_scope */
 	__u32 padding;
 };
 
@@ -87,6 +109,7 @@ struct throttle_count {
 	__u64 dropped_packets;
 	__u64 dropped_bytes;
 	__u64 marked_packets; /* passed over the limit with a CE mark */
+	__u64 retransmitted_packets; /* TCP segments sent again; arriving ones begin before what was seen already */
 	__u64 window_ns;      /* CLOCK_BOOTTIME when the running measurement began */
 	__u64 window_bytes;   /* passed since */
 	__u64 bytes_per_s;    /* what the measurement before it found */

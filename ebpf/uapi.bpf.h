@@ -39,6 +39,8 @@ struct bpf_tcp_sock {
 	__u32 rate_delivered;
 	__u32 rate_interval_us;
 	__u32 packets_out;
+	__u32 retrans_out;
+	__u32 total_retrans;
 };
 
 struct __sk_buff {

@@ -108,6 +108,23 @@ static __always_inline __u32 transport_header(struct __sk_buff *skb, const struc
 	return data_offset < TCP_MIN_HEADER ? 0 : data_offset;
 }
 
+/* False when the packet is neither IPv4 nor IPv6, or too short. skb has to start at its IP header. */
+static __always_inline bool find_transport(struct __sk_buff *skb, struct transport *transport)
+{
+	__u8 version_and_length;
+
+	if (bpf_skb_load_bytes(skb, 0, &version_and_length, sizeof(version_and_length)))
+		return false;
+	switch (version_and_length >> 4) {
+	case 4:
+		return ipv4_transport(skb, version_and_length, transport);
+	case 6:
+		return ipv6_transport(skb, transport);
+	default:
+		return false;
+	}
+}
+
 /*
  * Fills in what the buffer is on the wire. False when a GSO buffer is neither TCP nor UDP or is malformed: then it
  * is taken for one packet of skb->len bytes. skb has to start at its IP header, as it does in cgroup_skb programs.
@@ -116,7 +133,6 @@ static __always_inline bool wire_size(struct __sk_buff *skb, struct wire_size *w
 {
 	__u32 segments = skb->gso_segs;
 	struct transport transport;
-	__u8 version_and_length;
 	__u32 header;
 
 	wire->packets = 1;
@@ -124,20 +140,8 @@ static __always_inline bool wire_size(struct __sk_buff *skb, struct wire_size *w
 	if (!skb->gso_size)
 		return true;
 
-	if (bpf_skb_load_bytes(skb, 0, &version_and_length, sizeof(version_and_length)))
+	if (!find_transport(skb, &transport))
 		return false;
-	switch (version_and_length >> 4) {
-	case 4:
-		if (!ipv4_transport(skb, version_and_length, &transport))
-			return false;
-		break;
-	case 6:
-		if (!ipv6_transport(skb, &transport))
-			return false;
-		break;
-	default:
-		return false;
-	}
 	header = transport_header(skb, &transport);
 	if (!header)
 		return false;

@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 import click
 from click.core import ParameterSource
 
-from chadthrottle.errors import UsageError
-from chadthrottle.model import AttachMethod, AttachPoint
+from chadthrottle.errors import KernelCannotError, UsageError
+from chadthrottle.model import AttachMethod, AttachPoint, Engine, Scope
 from chadthrottle.units import parse_duration, parse_rate
 
-__all__ = ["AT", "ATTACH", "DURATION", "RATE", "Parsed", "PidCommand", "attach_options", "rates_asked", "require_links"]
+__all__ = [
+    "AT",
+    "ATTACH",
+    "DURATION",
+    "RATE",
+    "SCOPE",
+    "Parsed",
+    "PidCommand",
+    "attach_options",
+    "engine_option",
+    "rates_asked",
+]
 
 METHOD_VARIABLE = "CHADTHROTTLE_BPF_ATTACH_METHOD"
 ROOT_VARIABLE = "CHADTHROTTLE_TEST_ROOT_CGROUP"
@@ -63,6 +74,20 @@ def _parse_attach(text: str) -> str:
     return text
 
 
+def _parse_scope(text: str) -> Scope:
+    if text not in (Scope.INTERNET, Scope.LOCAL):
+        raise UsageError(f"{_shown(text)} is no scope", hint="Write internet or local; without --scope it is both.")
+    return Scope(text)
+
+
+def _parse_engine(text: str) -> Engine:
+    if text not in list(Engine):
+        raise UsageError(f"{_shown(text)} is no engine", hint=f"Write one of {', '.join(Engine)}.")
+    if text == Engine.QUEUE:
+        raise KernelCannotError("this version of chadthrottle has no queue engine", hint="Write cgroup, or auto.")
+    return Engine(text)
+
+
 def _parse_at(text: str) -> AttachPoint:
     try:
         return AttachPoint(text)
@@ -84,6 +109,10 @@ ATTACH = Parsed("attach", _parse_attach)
 
 AT = Parsed("at", _parse_at)
 """Gives an AttachPoint."""
+
+
+SCOPE = Parsed("scope", _parse_scope)
+"""Gives a Scope."""
 
 
 class PidCommand(click.Command):
@@ -111,10 +140,16 @@ def rates_asked(rate: int | None, up: int | None, down: int | None) -> tuple[int
     return (rate if up is None else up), (rate if down is None else down)
 
 
-def require_links(attach: AttachMethod) -> None:
-    """Raises UsageError for --attach legacy, which limits cannot be held by."""
-    if attach == "legacy":
-        raise UsageError("limits need BPF links: a legacy attachment would outlive the command without a record")
+def engine_option(command: Command) -> Command:
+    """Adds --engine (`engine`, an Engine)."""
+    return click.option(
+        "--engine",
+        type=Parsed("engine", _parse_engine),
+        metavar="|".join(Engine),
+        default=Engine.AUTO,
+        show_default=True,
+        help="The means by which the limit holds.",
+    )(command)
 
 
 def attach_options(command: Command) -> Command:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import click
 
 from chadthrottle.cli.settings import quiet
-from chadthrottle.model import SCHEMA, Direction, DirectionState, RuleState, to_json
+from chadthrottle.model import SCHEMA, Direction, DirectionState, RuleState, Scope, to_json
 from chadthrottle.units import format_duration, format_measured_rate, format_rate
 
 __all__ = ["FOR_PEOPLE", "WIDTH", "error_json", "fitted", "print_json", "rule_lines", "say", "show"]
@@ -50,8 +50,13 @@ def show(text: str, indent: str = "") -> None:
 
 def rule_lines(rule: RuleState) -> Iterator[str]:
     """A rule in full: whose, where the hooks are, and both directions."""
-    left = "" if rule.remaining_s is None else f", {format_duration(rule.remaining_s)} left"
-    yield fitted(f"{rule.process.name} (PID {rule.process.pid}){left}; hooks at {rule.at}", "  ")
+    about = "" if rule.scope is Scope.ALL else f", {rule.scope.value} peers only"
+    if rule.remaining_s is not None:
+        about += f", {format_duration(rule.remaining_s)} left"
+    if rule.held_by is not None:
+        about += f", until PID {rule.held_by} ends"
+    how = "" if rule.attached_by == "link" else f", attached by {rule.attached_by}"
+    yield fitted(f"{rule.process.name} (PID {rule.process.pid}){about}; hooks at {rule.at}{how}", "  ")
     for direction in Direction:
         yield direction_line(direction, rule.direction(direction))
 
@@ -68,7 +73,9 @@ def direction_line(direction: Direction, state: DirectionState | None) -> str:
         parts.append(f"{state.dropped_packets} packets dropped")
     if state.marked_packets:
         parts.append(f"{state.marked_packets} marked")
-    return fitted(", ".join(parts), " " * 12)
+    if state.retransmitted_packets:
+        parts.append(f"{state.retransmitted_packets} retransmitted")
+    return fitted(f"{', '.join(parts)} ({state.engine.value})", " " * 12)
 
 
 def print_json(rules: Iterable[RuleState], notes: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chadthrottle.cli.options import RATE, attach_options, rates_asked, require_links
+from chadthrottle.cli.options import RATE, attach_options, rates_asked
 from chadthrottle.cli.output import direction_line
 from chadthrottle.cli.settings import Settings, common_options, quiet
 from chadthrottle.errors import UsageError
@@ -61,7 +61,6 @@ def command(
     if not words:
         raise UsageError("no command given", hint="Write it after --: sudo chadthrottle run 10mbit -- curl -O URL")
     upload, download = rates_asked(rate, up, down)
-    require_links(attach)
     from chadthrottle.limits import throttle
     from chadthrottle.limits.run import CannotExecuteError, invoking_user, run
     from chadthrottle.procs import Identity

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from chadthrottle.enforce import hooks as hooks_module
 from chadthrottle.enforce import rules
+from chadthrottle.enforce.membership import inheriting
 from chadthrottle.limits.state import state, where
 from chadthrottle.model import RuleState
 
@@ -34,9 +35,12 @@ def listing(base: Path | None = None) -> Listing:
             notes.append("A command was killed at work: the next throttle or release removes what it left.")
         if not pins.current:
             return Listing((), tuple(notes))
+        if not hooks_module.are_attached(pins):
+            notes.append("A --foreground command was killed: the next throttle or release removes what it left.")
+            return Listing((), tuple(notes))
         with hooks_module.open_pinned(pins) as hooks:
             at = where(hooks)
-            inheriting = rules.inheriting(hooks)
+            with_children = inheriting(hooks)
             found = [rule for rule in rules.all_rules(hooks) if not rule.expired]
             notes += [
                 f"{rule.meter.untracked} children of {rule.leader.pid} found no room and are not limited."
@@ -47,6 +51,7 @@ def listing(base: Path | None = None) -> Listing:
                 notes.append(
                     "A socket that one process passes to another stays with the first: following it takes Linux 6.3."
                 )
+            states = tuple(state(rule, hooks, at, children=rule.id in with_children) for rule in found)
         if not found:
             notes.append("Nothing is limited, but idle hooks are in place: chadthrottle release --all removes them.")
-        return Listing(tuple(state(rule, at, children=rule.id in inheriting) for rule in found), tuple(notes))
+        return Listing(states, tuple(notes))

@@ -1,6 +1,6 @@
 """End limits."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +8,12 @@ from chadthrottle.abi import ThrottleDirection
 from chadthrottle.enforce import hooks as hooks_module
 from chadthrottle.enforce import rules
 from chadthrottle.enforce.hooks import Hooks
+from chadthrottle.enforce.membership import holder_of
 from chadthrottle.model import Direction
+from chadthrottle.pins import Pins
 from chadthrottle.procs import Identity, NoSuchProcessError
 
-__all__ = ["Released", "no_rule", "release", "release_identity"]
+__all__ = ["Released", "no_rule", "release", "release_held", "release_identity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def release(
             _require_none(pids)
             return Released((), hooks_removed=True)
         pins.sweep()
-        if pins.current and not (pids is None and hooks_module.is_incomplete(pins)):
+        if _is_open(pins) and not (pids is None and hooks_module.is_incomplete(pins)):
             with hooks_module.open_pinned(pins) as hooks:
                 done = _release(hooks, pids, directions)
                 rules.sweep(hooks)
@@ -56,18 +58,35 @@ def release(
 
 def release_identity(identity: Identity, base: Path | None = None) -> None:
     """End the rule of exactly this process, if it has one still, and remove the hooks if nobody needs them."""
+    _end_where(lambda _, rule: rule.leader == identity, base)
+
+
+def release_held(holder: Identity, base: Path | None = None) -> None:
+    """End the rules that this process holds, or held, and remove the hooks if nobody needs them."""
+    _end_where(lambda hooks, rule: holder_of(hooks, rule.id) == holder, base)
+
+
+def _end_where(chosen: Callable[[Hooks, rules.Rule], bool], base: Path | None) -> None:
     pins = hooks_module.pins_of_this_version(base)
     with pins.lock(create=False) as there:
         if not there or not pins.current:
             return
-        with hooks_module.open_pinned(pins) as hooks:
-            for rule in rules.all_rules(hooks):
-                if rule.leader == identity:
-                    rules.end(hooks, rule.id)
-            rules.sweep(hooks)
-            idle = not any(rules.all_rules(hooks))
+        idle = True
+        if _is_open(pins):
+            with hooks_module.open_pinned(pins) as hooks:
+                for rule in rules.all_rules(hooks):
+                    if chosen(hooks, rule):
+                        rules.end(hooks, rule.id)
+                rules.sweep(hooks)
+                idle = not any(rules.all_rules(hooks))
+        else:
+            hooks_module.disarm(pins, pins.version)
         if idle:
             pins.remove_all()
+
+
+def _is_open(pins: Pins) -> bool:
+    return pins.current and hooks_module.are_attached(pins)
 
 
 def _release(hooks: Hooks, pids: Iterable[int] | None, directions: frozenset[Direction]) -> list[int]:
@@ -80,12 +99,12 @@ def _release(hooks: Hooks, pids: Iterable[int] | None, directions: frozenset[Dir
         if pid not in present:
             raise no_rule(pid, present)
     for rule in (rule for pid in chosen for rule in present[pid]):
-        left = {
-            direction: rule.rate(ThrottleDirection[direction.name]) if direction not in directions else 0
+        up, down = (
+            rule.rate(ThrottleDirection[direction.name]) if direction not in directions else 0
             for direction in Direction
-        }
-        if any(left.values()):
-            rules.set_rates(hooks, rule, (left[Direction.UP], left[Direction.DOWN]), rule.rule.expires_ns)
+        )
+        if up or down:
+            rules.change(hooks, rule, rules.Terms(up, down, rule.rule.expires_ns, rule.scope))
         else:
             rules.end(hooks, rule.id)
     return chosen

@@ -1,14 +1,14 @@
 """A rule in the kernel as the model's RuleState."""
 
 import time
-from pathlib import Path
 
 from chadthrottle import cgroup
 from chadthrottle.abi import ThrottleCount, ThrottleDirection
 from chadthrottle.enforce.hooks import Hooks
+from chadthrottle.enforce.membership import holder_of
 from chadthrottle.enforce.rules import Rule
 from chadthrottle.errors import KernelCannotError
-from chadthrottle.model import AttachPoint, DirectionState, Engine, ProcessIdentity, RuleState
+from chadthrottle.model import AttachPoint, DirectionState, Engine, ProcessIdentity, RuleState, Scope
 
 __all__ = ["state", "where"]
 
@@ -19,25 +19,28 @@ def where(hooks: Hooks) -> AttachPoint:
     """Where the hooks sit: the root, or the path of the cgroup."""
     wanted = hooks.cgroup_id
     try:
-        root = cgroup.root()
+        found = cgroup.find(wanted)
     except KernelCannotError:  # unmounted since; the hooks sit where they sat
         return AttachPoint("/")
-    if root.stat().st_ino == wanted:
-        return AttachPoint.ROOT
-    return AttachPoint(str(_find(root, wanted) or "/(removed)"))
+    if found is None:
+        return AttachPoint("/(removed)")
+    return AttachPoint.ROOT if found == cgroup.root() else AttachPoint(str(found))
 
 
-def state(rule: Rule, at: AttachPoint, *, children: bool) -> RuleState:
+def state(rule: Rule, hooks: Hooks, at: AttachPoint, *, children: bool) -> RuleState:
     """What is known of a rule; `children` is whether its processes' children belong to it."""
+    holder = holder_of(hooks, rule.id)
     now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     expires_ns = rule.rule.expires_ns
     return RuleState(
         process=ProcessIdentity(rule.leader.pid, rule.leader.start_ticks, rule.name),
         up=_direction(rule, ThrottleDirection.UP, now_ns),
         down=_direction(rule, ThrottleDirection.DOWN, now_ns),
-        attached_by="link",
+        attached_by=hooks.attached_by,
         at=at,
         children=children,
+        scope=Scope[rule.scope.name],
+        held_by=None if holder is None else holder.pid,
         remaining_s=None if expires_ns == 0 else max(0, (expires_ns - now_ns) // _NS_PER_S),
     )
 
@@ -53,6 +56,7 @@ def _direction(rule: Rule, direction: ThrottleDirection, now_ns: int) -> Directi
         achieved_bytes_per_s=_achieved(count, rule.meter.base_ns, now_ns),
         dropped_packets=count.dropped_packets,
         marked_packets=count.marked_packets,
+        retransmitted_packets=count.retransmitted_packets,
     )
 
 
@@ -64,11 +68,3 @@ def _achieved(count: ThrottleCount, since_ns: int, now_ns: int) -> int | None:
             return None
         return int(count.window_bytes) * _NS_PER_S // max(1, running_ns)
     return int(count.bytes_per_s)
-
-
-def _find(directory: Path, inode: int) -> Path | None:
-    """The cgroup with this id below `directory`: its id is its inode number (Linux 5.5)."""
-    for path in directory.rglob("*/"):
-        if path.stat().st_ino == inode:
-            return path
-    return None

@@ -2,7 +2,7 @@
 
     /sys/fs/bpf/chadthrottle/         0700; its flock is the lock of all commands
       v3/                             what version 3 of the ABI pinned, complete; never half of it
-        links/NAME  programs/NAME  maps/NAME
+        links/NAME  programs/NAME  maps/NAME       a program below links/ is attached without a link
       v3-part/                        being made or being removed, when a command was killed
 
 A pin cannot hold text, so the version is in the name. Every version of chadthrottle, past and future,
@@ -40,11 +40,15 @@ class Pins:
     """The pins of all versions; reading and pinning is in `version`'s own. All methods want the lock.
 
     `base` is the directory, by default where pid 1 sees /sys/fs/bpf/chadthrottle; its parent is where
-    a bpffs is mounted if there is none. OSErrors of bpffs become what `errors.refused` says.
+    a bpffs is mounted if there is none. `before_removal` is called with the directory of a version
+    whose pins are about to go. OSErrors of bpffs become what `errors.refused` says.
     """
 
-    def __init__(self, version: int, base: Path | None = None) -> None:
+    def __init__(
+        self, version: int, base: Path | None = None, before_removal: Callable[[Path], None] | None = None
+    ) -> None:
         self.version = version
+        self._before_removal = before_removal
         self.base = default_base() if base is None else base
 
     @property
@@ -133,7 +137,7 @@ class Pins:
         found = self.unfinished()
         for version in found:
             require_ours(self._part(version))
-            delete(self._part(version))
+            self._delete(self._part(version))
         return found
 
     def remove(self, version: int) -> bool:
@@ -149,7 +153,7 @@ class Pins:
         directory = self.base / f"v{version}"
         require_ours(directory)
         rename(directory, self._part(version))
-        delete(self._part(version))
+        self._delete(self._part(version))
         return True
 
     def remove_all(self) -> None:
@@ -164,6 +168,11 @@ class Pins:
         self.sweep()
         for version in self.versions():
             self.remove(version)
+
+    def _delete(self, directory: Path) -> None:
+        if self._before_removal is not None:
+            self._before_removal(directory)
+        delete(directory)
 
     def _part(self, version: int) -> Path:
         return self.base / f"v{version}-part"
@@ -187,6 +196,12 @@ class Stage:
         _pin(item, _checked(self.directory, _kind(item), name))
         if isinstance(item, Link):
             self._links.append(item)
+
+    def record(self, program: Program, name: str) -> Path:
+        """Pin a program that is going to be attached without a link, in the place of one; where. Raises as `pin`."""
+        path = _checked(self.directory, "links", name)
+        _pin(program, path)
+        return path
 
     def make(self) -> None:
         """Make the empty directories."""

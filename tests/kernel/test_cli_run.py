@@ -157,7 +157,7 @@ def test_it_never_guesses_whom_to_run_as(variables: dict[str, str], chadthrottle
         (["1mbit", "true"], 125, "unexpected extra argument"),
         (["1M", "--", "true"], 125, "RATE 1M"),
         (["1mbit", "--at", "/dev/shm", "--", "true"], 125, "not in cgroup2"),
-        (["1mbit", "--attach", "legacy", "--", "true"], 125, "limits need BPF links"),
+        (["1mbit", "--attach", "best", "--", "true"], 125, "--attach best is no way to attach"),
         (["1mbit", "--nonsense", "--", "true"], 125, "No such option"),
         (["1mbit", "--at", "LEAF", "--", "/no/such/program"], 127, "/no/such/program: No such file"),
         (["1mbit", "--at", "LEAF", "--", "no-such-program-ct"], 127, "no-such-program-ct: No such file"),

@@ -66,10 +66,10 @@ def test_a_limit_from_beginning_to_end(chadthrottle: Command, child: int, leaf_c
     assert (answer.status, answer.err) == (0, "")
     answer.require_one_screen()
     # The first measurement may not be there yet.
-    assert answer.out.replace("10 Mbit/s\n", "10 Mbit/s, now 0 bit/s\n").splitlines() == [
+    assert answer.out.replace("10 Mbit/s (", "10 Mbit/s, now 0 bit/s (").splitlines() == [
         f"sleep (PID {child}) limited:",
-        "  upload    1.25 MB/s = 10 Mbit/s, now 0 bit/s",
-        "  download  1.25 MB/s = 10 Mbit/s, now 0 bit/s",
+        "  upload    1.25 MB/s = 10 Mbit/s, now 0 bit/s (cgroup)",
+        "  download  1.25 MB/s = 10 Mbit/s, now 0 bit/s (cgroup)",
         f"End it: sudo chadthrottle release {child}",
     ]
     listed = chadthrottle("list")
@@ -144,6 +144,7 @@ def test_json(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
             "attach": {"method": "link", "at": str(leaf_cgroup)},
             "children": True,
             "scope": "all",
+        "held_by": None,
         }
     assert chadthrottle("release", child).status == 0
     assert chadthrottle("list", "--json") == Answer(0, '{"schema": 1, "rules": [], "notes": []}\n', "")
@@ -402,9 +403,9 @@ def test_a_path_without_the_mount_point(chadthrottle: Command, child: int, leaf_
     ("words", "variables", "said"),
     [
         (["--attach", "best"], {}, "--attach best is no way to attach"),
-        (["--attach", "legacy"], {}, "limits need BPF links"),
+        (["--scope", "all"], {}, "--scope all is no scope"),
+        (["--engine", "fast"], {}, "--engine fast is no engine"),
         ([], {"CHADTHROTTLE_BPF_ATTACH_METHOD": "best"}, "CHADTHROTTLE_BPF_ATTACH_METHOD best is no way to attach"),
-        ([], {"CHADTHROTTLE_BPF_ATTACH_METHOD": "legacy"}, "limits need BPF links"),
         ([], {"CHADTHROTTLE_TEST_ROOT_CGROUP": "1"}, "contradicts CHADTHROTTLE_TEST_ROOT_CGROUP=1"),
         ([], {"CHADTHROTTLE_TEST_ROOT_CGROUP": "yes"}, "CHADTHROTTLE_TEST_ROOT_CGROUP is 'yes', which means nothing"),
         ([], {"CHADTHROTTLE_LOG": "all"}, "CHADTHROTTLE_LOG is 'all', which means nothing"),

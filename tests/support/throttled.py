@@ -18,7 +18,8 @@ from typing import Any
 from chadthrottle import limits
 from chadthrottle.abi import ThrottleDirection
 from chadthrottle.enforce.hooks import Hooks, open_pinned, pins_of_this_version
-from chadthrottle.enforce.rules import Rule, all_rules, members
+from chadthrottle.enforce.membership import members
+from chadthrottle.enforce.rules import Rule, all_rules
 from chadthrottle.limits import Listing, Released, Throttled
 from chadthrottle.model import AttachPoint, Direction, ProcessIdentity, RuleSpec
 from chadthrottle.procs import read_stat

@@ -18,13 +18,14 @@ Fields = list[tuple[str, int, int]]
 # Every structure of abi.py: the object it comes from, and its name in C.
 STRUCTURES: dict[type[ctypes.Structure], tuple[str, str]] = {
     TrafficCount: ("traffic", "traffic_count"),
-    abi.ThrottleBeginning: ("throttle", "throttle_beginning"),
     abi.ThrottleCount: ("throttle", "throttle_count"),
+    abi.ThrottleHolder: ("throttle", "throttle_holder"),
     abi.ThrottleMembership: ("throttle", "throttle_membership"),
     abi.ThrottleMeter: ("throttle", "throttle_meter"),
     abi.ThrottleProcess: ("throttle", "throttle_process"),
     abi.ThrottleRate: ("throttle", "throttle_rate"),
     abi.ThrottleRule: ("throttle", "throttle_rule"),
+    abi.ThrottleSharing: ("throttle", "throttle_sharing"),
     abi.ThrottleSocket: ("throttle", "throttle_socket"),
     abi.ThrottleTag: ("throttle", "throttle_tag"),
 }
@@ -90,6 +91,8 @@ def test_throttle_numbers_are_what_the_header_says() -> None:
     assert f"#define THROTTLE_MAX_PROCESSES {abi.THROTTLE_MAX_PROCESSES}\n" in header
     for direction in abi.ThrottleDirection:
         assert f"\tTHROTTLE_{direction.name} = {direction.value}," in header
+    for scope in abi.ThrottleScope:
+        assert f"\tTHROTTLE_{scope.name} = {scope.value}," in header
 
 
 def test_throttle_maps_hold_these_structures(object_path: Callable[[str], Path]) -> None:
@@ -99,6 +102,7 @@ def test_throttle_maps_hold_these_structures(object_path: Callable[[str], Path])
         "tags": abi.ThrottleTag,
         "rules": abi.ThrottleRule,
         "meters": abi.ThrottleMeter,
+        "holders": abi.ThrottleHolder,
     }
     assert {name: spec.value_size for name, spec in maps.items() if name in held} == {
         name: ctypes.sizeof(structure) for name, structure in held.items()

@@ -94,6 +94,7 @@ def test_the_json_of_list() -> None:
         at=AttachPoint("/sys/fs/cgroup/a"),
         children=False,
         scope=Scope.INTERNET,
+        held_by=77,
         remaining_s=90,
     )
     up = {
@@ -123,6 +124,7 @@ def test_the_json_of_list() -> None:
                 "attach": {"method": "link", "at": "root"},
                 "children": True,
                 "scope": "all",
+                "held_by": None,
                 "remaining_s": None,
             },
             {
@@ -135,6 +137,7 @@ def test_the_json_of_list() -> None:
                 "attach": {"method": "legacy", "at": "/sys/fs/cgroup/a"},
                 "children": False,
                 "scope": "internet",
+                "held_by": 77,
                 "remaining_s": 90,
             },
         ],
