@@ -8,6 +8,7 @@ from chadthrottle.model import Direction
 __all__ = ["Cell", "full", "quick"]
 
 K, M, G = 1000 // 8, 1_000_000 // 8, 1_000_000_000 // 8
+WAN_RTT_MS = 20
 IPV4_UDP_HEADERS, IPV6_UDP_HEADERS = 28, 48
 
 
@@ -26,11 +27,13 @@ class Cell:
     """UDP: bytes of payload."""
     trickle: bool = False
     """One flow sends all it can, the others 2 kB/s each."""
+    rtt_ms: int = 0
+    """0: a veth; else the relay of benchmarks/wan."""
     least_seconds: int = 6
 
     @property
     def name(self) -> str:
-        parts = [self.direction.value, self.protocol + ("6" if self.ipv6 else "")]
+        parts = [self.direction.value, *(["wan"] if self.rtt_ms else []), self.protocol + ("6" if self.ipv6 else "")]
         parts += [self.congestion] if self.congestion != "cubic" else []
         parts += [f"{self.datagram} B datagrams"] if self.datagram else []
         parts += ["1 bulk, the others trickle"] if self.trickle else []
@@ -68,17 +71,26 @@ class Cell:
             return 0.93, 1.03
         if self.trickle:
             return 0.95, 1.03
-        return (0.97, 1.03) if self.rate // self.flows >= M else None
+        least = 64 * K if self.rtt_ms >= 4 else M
+        return (0.97, 1.03) if self.rate // self.flows >= least else None
+
+    @property
+    def least_fairness(self) -> float | None:
+        """Jain's, where the project promises it."""
+        promised = self.direction is Direction.UP and self.flows > 1 and not self.trickle and self.rate >= 10 * M
+        return 0.95 if promised and self.bounds else None
 
 
 def quick() -> Iterator[Cell]:
-    """Ten cells, one of each kind: less than two minutes."""
+    """A cell of each kind: about two minutes."""
     yield Cell(256 * K)
     yield Cell(10 * M, 8)
     yield Cell(100 * M, 64)
     yield Cell(1 * G, 8, ipv6=True)
     yield Cell(20 * M, 16, trickle=True)
     yield Cell(10 * M, congestion="bbr")
+    yield Cell(10 * M, 8, rtt_ms=WAN_RTT_MS)
+    yield Cell(100 * M, 64, rtt_ms=WAN_RTT_MS)
     yield Cell(10 * M, direction=Direction.DOWN)
     yield Cell(100 * M, 8, direction=Direction.DOWN)
     yield Cell(10 * M, protocol="udp", datagram=64)
@@ -108,3 +120,17 @@ def full() -> Iterator[Cell]:
         for rate in (1 * M, 10 * M, 100 * M):
             yield Cell(rate, protocol="udp", datagram=1400, direction=direction)
         yield Cell(10 * M, protocol="udp", datagram=1400, ipv6=True, direction=direction)
+    yield from _wan()
+
+
+def _wan() -> Iterator[Cell]:
+    """Over a round trip of 20 ms, with either algorithm, up to what the relay carries."""
+    for congestion in ("cubic", "bbr"):
+        for rate in (256 * K, 1 * M, 10 * M, 100 * M, 1 * G, 3 * G):
+            for flows in (1, 8, 64):
+                yield Cell(rate, flows, congestion=congestion, rtt_ms=WAN_RTT_MS)
+    yield Cell(100 * M, 8, ipv6=True, rtt_ms=WAN_RTT_MS)
+    yield Cell(10 * M, 16, trickle=True, rtt_ms=WAN_RTT_MS)
+    for rate in (256 * K, 1 * M, 10 * M, 100 * M, 1 * G):
+        for flows in (1, 8, 64):
+            yield Cell(rate, flows, direction=Direction.DOWN, rtt_ms=WAN_RTT_MS)

@@ -1,4 +1,4 @@
-"""Measures one cell: two namespaces, a veth, traffic between two processes, and a real rule on one of them."""
+"""Measures one cell: two namespaces, a veth or a WAN, traffic between two processes, and a real rule on one of them."""
 
 import json
 import subprocess
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.cells import Cell
+from benchmarks.wan import Carried, wan
 from chadthrottle.abi import ThrottleDirection
 from chadthrottle.enforce import hooks as hooks_module
 from chadthrottle.enforce import rules
@@ -22,13 +23,16 @@ from tests.support.bpffs import mount_bpffs, unmount_bpffs
 from tests.support.cgroups import cgroup2_root, make_cgroup, remove_cgroup
 from tests.support.network import Endpoint, veth_pair
 
-__all__ = ["Result", "measure"]
+__all__ = ["Result", "Unlimited", "measure", "unlimited"]
 
 TRAFFIC = Path(__file__).with_name("traffic.py")
 UNLIMITED_S = 0.3
 """The traffic runs that long before it is limited: its windows are as large as they get."""
 UNDER_WAY_BYTES, PATIENCE_S = 20_000_000, 5.0
 """What all flows together have moved before that; IPv6 takes a second to find its neighbour on a new device."""
+
+CARRIED_S = 3.0
+"""How long a network is measured without a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,16 @@ class Result:
     """UDP: datagrams offered, as a part of what was meant."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unlimited:
+    """A WAN without a limit."""
+
+    bits_per_s: float
+    """Payload of TCP that was acknowledged."""
+    retransmitted: int
+    relay: tuple[Carried, Carried]
+
+
 class End:
     """One process of traffic.py."""
 
@@ -82,8 +96,8 @@ class End:
 
 
 @contextmanager
-def _traffic(cell: Cell, near: Endpoint, far: Endpoint, cgroup: Path) -> Iterator[tuple[End, End]]:
-    """Both ends at work: the limited one and its peer."""
+def _traffic(cell: Cell, near: Endpoint, far: Endpoint, cgroup: Path | None = None) -> Iterator[tuple[End, End]]:
+    """Both ends at work: the limited one, in the cgroup if any, and its peer."""
     settings: dict[str, Any] = {
         "address": far.ipv6 if cell.ipv6 else far.ipv4,
         "protocol": cell.protocol,
@@ -98,7 +112,7 @@ def _traffic(cell: Cell, near: Endpoint, far: Endpoint, cgroup: Path) -> Iterato
         peer = End(far, settings | {"role": "peer", "sends": not up, "cgroup": ""})
         stack.callback(peer.end)
         assert peer.line() == "listening"
-        limited = End(near, settings | {"role": "limited", "sends": up, "cgroup": str(cgroup)})
+        limited = End(near, settings | {"role": "limited", "sends": up, "cgroup": str(cgroup or "")})
         stack.callback(limited.end)
         limited.mark()
         peer.mark()
@@ -106,13 +120,44 @@ def _traffic(cell: Cell, near: Endpoint, far: Endpoint, cgroup: Path) -> Iterato
 
 
 @contextmanager
-def _place() -> Iterator[tuple[Endpoint, Endpoint, Path, Path]]:
+def _network(cell: Cell) -> Iterator[tuple[Endpoint, Endpoint]]:
+    """Two namespaces, with that round trip between them."""
+    if not cell.rtt_ms:
+        with veth_pair() as pair:
+            yield pair
+        return
+    with wan(cell.rtt_ms / 2000) as network:
+        yield network.near, network.far
+        if dropped := sum(way.dropped for way in network.end()):
+            print(f"the relay dropped {dropped} packets: the next row has its losses, too", file=sys.stderr, flush=True)
+
+
+def unlimited(cell: Cell, *, offload: bool = True) -> Unlimited:
+    """What the WAN carries in the cell's direction without a limit."""
+    with wan(cell.rtt_ms / 2000, offload=offload) as network:
+        with _traffic(cell, network.near, network.far) as (limited, peer):
+            sender = limited if cell.direction is Direction.UP else peer
+            _wait_until_under_way(cell, sender)
+            begun, before = time.monotonic(), sender.mark()["flows"]
+            time.sleep(CARRIED_S)
+            elapsed, after = time.monotonic() - begun, sender.mark()["flows"]
+        relay = network.end()
+    acked, retransmitted = (_sum(after, what) - _sum(before, what) for what in ("acked", "retransmitted"))
+    return Unlimited(acked * 8 / elapsed, retransmitted, relay)
+
+
+def _sum(flows: Sequence[dict[str, int]], what: str) -> int:
+    return sum(flow[what] for flow in flows)
+
+
+@contextmanager
+def _place(cell: Cell) -> Iterator[tuple[Endpoint, Endpoint, Path, Path]]:
     """Two namespaces, a leaf cgroup and an empty bpffs of our own."""
     root = cgroup2_root()
     if root is None:
         raise SystemExit("needs cgroup2, and none is mounted")
     with ExitStack() as stack:
-        near, far = stack.enter_context(veth_pair())
+        near, far = stack.enter_context(_network(cell))
         cgroup = make_cgroup(root)
         stack.callback(remove_cgroup, cgroup)
         bpffs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -123,7 +168,7 @@ def _place() -> Iterator[tuple[Endpoint, Endpoint, Path, Path]]:
 
 def measure(cell: Cell) -> Result:
     """Limit traffic that is running, and watch its meter second by second."""
-    with _place() as (near, far, cgroup, bpffs), _traffic(cell, near, far, cgroup) as (limited, peer):
+    with _place(cell) as (near, far, cgroup, bpffs), _traffic(cell, near, far, cgroup) as (limited, peer):
         sender = limited if cell.direction is Direction.UP else peer
         _wait_until_under_way(cell, sender)
         throttle(_spec(cell, limited.pid, cgroup), bpffs / "pins")
@@ -143,7 +188,7 @@ def measure(cell: Cell) -> Result:
 
 def _wait_until_under_way(cell: Cell, sender: End) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while cell.protocol == "tcp" and sum(flow["acked"] for flow in sender.mark()["flows"]) < UNDER_WAY_BYTES:
+    while cell.protocol == "tcp" and _sum(sender.mark()["flows"], "acked") < UNDER_WAY_BYTES:
         if time.monotonic() > deadline:
             break  # the row will show it
         time.sleep(0.02)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.measure import Result
 
-__all__ = ["HEADER", "report", "row"]
+__all__ = ["HEADER", "machine", "report", "row"]
 
 HEADER = (
     "| traffic | limit | flows | achieved | in bounds | worst s | best s | first s | dropped "
@@ -31,7 +31,7 @@ def row(result: Result) -> str:
         f"{result.first:.2f}",
         _part(result.dropped, result.passed + result.dropped),
         f"{_part(result.retransmitted, result.passed)} ({result.retransmitted_first})",
-        "" if result.fairness is None else f"{result.fairness:.3f}",
+        _fairness(result),
         str(result.silent or ""),
         ", ".join(sorted(set(result.died))),
     ]
@@ -48,22 +48,31 @@ def _verdict(result: Result) -> str:
     return f"yes ({low}-{high})" if low <= result.achieved <= high else f"**no** ({low}-{high})"
 
 
+def _fairness(result: Result) -> str:
+    if result.fairness is None:
+        return ""
+    least = result.cell.least_fairness
+    return f"{result.fairness:.3f}" if least is None or result.fairness >= least else f"**{result.fairness:.3f}**"
+
+
 def _part(some: int, of: int) -> str:
     return f"{some}, {100 * some / of:.1f} %" if some and of else str(some)
 
 
-def report(rows: Sequence[str], command: str) -> Iterator[str]:
-    """The whole page."""
+def report(rows: Sequence[str], command: str, carried: str) -> Iterator[str]:
+    """The whole page; `carried` says what the WAN carried without a limit, if it was used."""
     yield "# How exact a limit is"
     yield ""
-    yield f"`{command}`, {dt.datetime.now(dt.UTC):%Y-%m-%d}: {_machine()}."
+    yield f"`{command}`, {dt.datetime.now(dt.UTC):%Y-%m-%d}: {machine()}."
     yield ""
-    yield "Each row is a run of its own, one after the other: two namespaces and a veth without delay, a process whose"
+    yield "Each row is a run of its own, one after the other: two namespaces, a veth without delay or, in rows with"
+    yield "*wan*, the relay of benchmarks/wan with a round trip of 20 ms, and a process whose"
     yield "traffic runs unlimited at first and then gets the limit. Parts of the limit, in IP bytes on the wire"
     yield "past the limiter; *achieved* is everything after the first second. Dropped: packets, of those offered."
     yield "Retransmitted: segments after the first second, of those passed; in brackets those of the first, which pays"
     yield "for what was on its way. Fairness: Jain's, over payload acknowledged. Silent: flows that moved nothing after"
-    yield "the first second. Bounds only where the project promises them."
+    yield "the first second. Bounds only where the project promises them; a fairness below its bound is **bold**."
+    yield from ["", carried] if carried else []
     yield ""
     yield from HEADER.splitlines()
     yield from rows
@@ -71,7 +80,8 @@ def report(rows: Sequence[str], command: str) -> Iterator[str]:
     yield f"Load average {os.getloadavg()[0]:.1f} at the end: other work on the machine is in these numbers."
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What this was measured on."""
     lines: Iterable[str] = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
     return f"{os.cpu_count()} CPUs, {model}, Linux {platform.release()}, Python {platform.python_version()}"
