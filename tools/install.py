@@ -29,9 +29,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "packages"))
 
-from chadthrottle.cli import main
+from chadthrottle.__main__ import program
 
-sys.exit(main())
+program()
 """
 
 

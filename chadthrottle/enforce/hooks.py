@@ -50,7 +50,7 @@ __all__ = [
     "pins_of_this_version",
 ]
 
-MAPS = ("processes", "rules", "meters", "holders", "claim", "placement")
+MAPS = ("processes", "tags", "rules", "meters", "holders", "claim", "placement")
 _CGROUP_HOOKS = {
     "egress": "throttle_egress",
     "ingress": "throttle_ingress",
@@ -61,7 +61,8 @@ _TRACEPOINTS = {"fork": "on_fork", "exit": "on_exit", "state": "on_socket_state"
 _OPTIONAL_TRACEPOINTS = {"send": "on_send", "receive": "on_receive"}
 # Programs that commands run themselves.
 _CALLED = ("set_membership", "set_share")
-_ITERATORS = {"open_files": "tag_open_sockets", "connections": "pace_open_connections"}
+_ITERATORS = {"connections": "pace_open_connections"}
+_OPTIONAL_ITERATORS = {"open_files": "tag_open_sockets"}
 
 
 def pins_of_this_version(base: Path | None = None) -> Pins:
@@ -81,12 +82,14 @@ class Hooks:
         follows_passed_sockets: bool,
     ) -> None:
         self.processes = maps["processes"]
+        self.tags = maps["tags"]
         self.rules = maps["rules"]
         self.meters = maps["meters"]
         self.holders = maps["holders"]
         self.claim = maps["claim"]
         self.placement = maps["placement"]
-        self.open_files = iterators["open_files"]
+        self.open_files = iterators.get("open_files")
+        """None: this kernel has no iter/task_file."""
         self.connections = iterators["connections"]
         self.set_membership = called["set_membership"]
         self.set_share = called["set_share"]
@@ -198,11 +201,12 @@ def open_pinned(pins: Pins) -> Iterator[Hooks]:
                 raise _incomplete(pins, name)
             maps[name] = stack.enter_context(found)
         iterators = {}
-        for name in _ITERATORS:
+        for name in _ITERATORS | _OPTIONAL_ITERATORS:
             path = pins.directory / "links" / name
-            if not path.exists():
+            if path.exists():
+                iterators[name] = stack.enter_context(IterLink.open_pinned(path))
+            elif name in _ITERATORS:
                 raise _incomplete(pins, name)
-            iterators[name] = stack.enter_context(IterLink.open_pinned(path))
         called = {}
         for name in _CALLED:
             program = pins.program(name)
@@ -235,10 +239,11 @@ def install(pins: Pins, cgroup: Path, method: "AttachMethod" = "auto", *, pinned
         spec = open_object(object_path("throttle"))
         passed = all(_has_tracepoint(spec.programs[program]) for program in _OPTIONAL_TRACEPOINTS.values())
         tracepoints = _TRACEPOINTS | (_OPTIONAL_TRACEPOINTS if passed else {})
-        programs = [*_CGROUP_HOOKS.values(), *tracepoints.values(), *_ITERATORS.values(), *_CALLED]
+        walks = _ITERATORS | (_OPTIONAL_ITERATORS if _has_iterator("task_file") else {})
+        programs = [*_CGROUP_HOOKS.values(), *tracepoints.values(), *walks.values(), *_CALLED]
         loaded = stack.enter_context(load(spec, programs=programs))
         iterators = {
-            name: stack.enter_context(attach_iter(loaded.programs[program])) for name, program in _ITERATORS.items()
+            name: stack.enter_context(attach_iter(loaded.programs[program])) for name, program in walks.items()
         }
         with pins.stage() as stage:
             for name in MAPS:
@@ -287,6 +292,13 @@ def _has_tracepoint(program: "ProgramSpec") -> bool:
     from chadthrottle.bpf.kernel_btf import vmlinux
 
     return vmlinux().find(BtfKind.BTF_KIND_TYPEDEF, f"btf_trace_{program.attach_to}") is not None
+
+
+def _has_iterator(target: str) -> bool:
+    from chadthrottle.bpf.constants import BtfKind
+    from chadthrottle.bpf.kernel_btf import vmlinux
+
+    return vmlinux().find(BtfKind.BTF_KIND_FUNC, f"bpf_iter_{target}") is not None
 
 
 def _incomplete(pins: Pins, name: str) -> KernelCannotError:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from chadthrottle.abi import ThrottleSocket
+from chadthrottle.enforce.pidfd import copy_of
 
-__all__ = ["Namespaces", "namespaces_of"]
+__all__ = ["SIOCGSKNS", "Namespaces", "namespaces_of"]
 
 CLONE_NEWNET = 0x4000_0000  # include/uapi/linux/sched.h
 SIOCGSKNS = 0x894C  # include/uapi/linux/sockios.h: a descriptor of a socket's network namespace (Linux 4.10)
-PIDFD_GETFD = 438  # the same number on every architecture (Linux 5.6)
 
 
 class Namespaces:
@@ -87,28 +87,15 @@ def _inode(path: str) -> int:
 
 def _of_socket(socket: ThrottleSocket) -> Iterator[int]:
     """By a copy of the socket itself: its process has left the namespace. None if it is gone."""
-    with ExitStack() as stack:
-        try:
-            process = os.pidfd_open(socket.tgid)
-            stack.callback(os.close, process)
-            copy = _pidfd_getfd(process, socket.fd)
-            stack.callback(os.close, copy)
+    try:
+        with copy_of(socket.tgid, socket.fd) as copy:
             namespace = fcntl.ioctl(copy, SIOCGSKNS)
-        except OSError as error:
-            # Closed meanwhile, or by now something else than a socket; ENOSYS before Linux 5.6.
-            if error.errno in (errno.ESRCH, errno.EBADF, errno.EINVAL, errno.ENOTTY, errno.ENOSYS):
-                return
-            raise
+    except OSError as error:
+        # Closed meanwhile, or by now something else than a socket; ENOSYS before Linux 5.6.
+        if error.errno in (errno.ESRCH, errno.EBADF, errno.EINVAL, errno.ENOTTY, errno.ENOSYS):
+            return
+        raise
     yield namespace
-
-
-def _pidfd_getfd(process: int, fd: int) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    copy = int(libc.syscall(PIDFD_GETFD, process, fd, 0))
-    if copy < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"pidfd_getfd: {os.strerror(number)}")
-    return copy
 
 
 def _enter(namespace: int) -> None:

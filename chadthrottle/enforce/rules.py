@@ -18,7 +18,6 @@ from chadthrottle.abi import (
     ThrottleRule,
     ThrottleScope,
     ThrottleSharing,
-    ThrottleSocket,
 )
 from chadthrottle.bpf.constants import ElemFlag
 from chadthrottle.bpf.errors import BpfError
@@ -34,6 +33,7 @@ from chadthrottle.enforce.membership import (
     set_membership,
 )
 from chadthrottle.enforce.namespaces import Namespaces, namespaces_of
+from chadthrottle.enforce.open_sockets import claim_open_sockets
 from chadthrottle.errors import ChadthrottleError
 from chadthrottle.procs import Identity
 
@@ -230,10 +230,8 @@ def sweep(hooks: Hooks) -> int:
 @contextmanager
 def _places(hooks: Hooks, rule_id: int, processes: Iterable[Identity]) -> Iterator[Namespaces]:
     """Tag the sockets that members have open; the network namespaces with sockets of the rule, or with members."""
-    hooks.claim.update(bytes(4), _key(rule_id))
-    found = hooks.open_files.read()
-    size = ctypes.sizeof(ThrottleSocket)
-    sockets = [ThrottleSocket.from_buffer_copy(found, at) for at in range(0, len(found), size)]
+    processes = list(processes)
+    sockets = claim_open_sockets(hooks, rule_id, processes)
     with namespaces_of([process.pid for process in processes], sockets) as places:
         yield places
 

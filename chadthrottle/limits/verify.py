@@ -1,166 +1,132 @@
-"""Does a limit hold? Measured on the program's own traffic, as the kernel's meters count it.
+"""Does a limit hold? Measured on the program's live traffic, or on a transfer of our own under the same rule.
 
-A direction in which the program wants less than its limit proves nothing: whether the limit would hold is
-not known. So there are three verdicts, and only one of them is a success.
+A direction in which the program wants less than its limit proves nothing. Then a guest joins the rule and wants more
+(own_transfer.py); what is left open after that is no success either.
 """
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from enum import Enum, auto
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from chadthrottle.abi import ThrottleDirection
-from chadthrottle.enforce import hooks as hooks_module
-from chadthrottle.enforce import rules
+from chadthrottle.errors import ChadthrottleError
+from chadthrottle.limits.meters import INDEX, Sample, compare, read_meters
 from chadthrottle.limits.release import no_rule
-from chadthrottle.limits.state import where
-from chadthrottle.model import AttachPoint, Direction, ProcessIdentity
+from chadthrottle.limits.verdict import Measured, MeasuredBy, Verdict, Verified
+from chadthrottle.model import Direction, ProcessIdentity
 from chadthrottle.procs import NoSuchProcessError
 
-__all__ = ["HIGHEST", "LOWEST", "Measured", "Verdict", "Verified", "verify"]
+if TYPE_CHECKING:
+    from chadthrottle.limits.own_transfer import OwnTransfer
 
-LOWEST, HIGHEST = 0.85, 1.05
-"""A limit that a program exhausts holds if it gets this share of it. The steady state is better (docs/cli.md), but a
-measurement of few seconds may begin and end anywhere in a burst, and TCP falls below a policed rate for moments."""
+__all__ = ["Traffic", "verify"]
 
 _STEP_S = 1.0
-_NS_PER_S = 1_000_000_000
-_DIRECTIONS = {Direction.UP: ThrottleDirection.UP, Direction.DOWN: ThrottleDirection.DOWN}
 
 
-class Verdict(StrEnum):
-    """What a measurement says of one direction."""
+class Traffic(Enum):
+    """What to measure by."""
 
-    HOLDS = "holds"
-    EXCEEDED = "exceeded"
-    NOT_MEASURED = "not_measured"
-    """The program used less than its limit, or nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One limited direction."""
-
-    asked_bytes_per_s: int
-    achieved_bytes_per_s: int
-    dropped_packets: int
-
-    @property
-    def ratio(self) -> float:
-        return self.achieved_bytes_per_s / self.asked_bytes_per_s
-
-    @property
-    def verdict(self) -> Verdict:
-        if self.ratio > HIGHEST:
-            return Verdict.EXCEEDED
-        return Verdict.HOLDS if self.ratio >= LOWEST else Verdict.NOT_MEASURED
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "verdict": self.verdict.value,
-            "asked_bytes_per_s": self.asked_bytes_per_s,
-            "achieved_bytes_per_s": self.achieved_bytes_per_s,
-            "ratio": round(self.ratio, 4),
-            "dropped_packets": self.dropped_packets,
-        }
+    LIVE = auto()
+    """The program's alone: nothing is changed."""
+    OWN = auto()
+    """A transfer of ours alone."""
+    LIVE_THEN_OWN = auto()
+    """A transfer of ours in those directions that the program does not exhaust."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """One rule. A direction without a limit is None."""
+def verify(pid: int | None, seconds: float, traffic: Traffic, base: Path | None = None) -> Iterator[Verified]:
+    """Measure the rule of `pid`, or all: live traffic of all over so many seconds, then one after the other.
 
-    process: ProcessIdentity
-    at: AttachPoint
-    seconds: float
-    directions: dict[Direction, Measured | None]
-
-    @property
-    def verdict(self) -> Verdict:
-        """EXCEEDED if any direction is; HOLDS if at least one was measured, and all those hold."""
-        found = {measured.verdict for measured in self.directions.values() if measured is not None}
-        for verdict in Verdict.EXCEEDED, Verdict.HOLDS:
-            if verdict in found:
-                return verdict
-        return Verdict.NOT_MEASURED
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "pid": self.process.pid,
-            "start_time": self.process.start_time_ticks,
-            "name": self.process.name,
-            "verdict": self.verdict.value,
-            "seconds": round(self.seconds, 3),
-            **{direction.value: each and each.to_json() for direction, each in self.directions.items()},
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    rule: rules.Rule
-    at: AttachPoint
-    read_ns: int
-
-
-def verify(pid: int | None, seconds: float, base: Path | None = None) -> tuple[Verified, ...]:
-    """Measure the rule of `pid`, or all, over so many seconds. Changes nothing.
-
-    Raises NoSuchProcessError when there is no such rule, or none at all, or it ends meanwhile.
+    A rule that ends meanwhile is left out. Raises NoSuchProcessError when there is no such rule, or none at all,
+    or none that lasts. With Traffic.OWN raises also what keeps a transfer of ours from being made; otherwise that
+    is a note.
     """
-    before = _samples(base)
+    before = read_meters(base)
     if pid is None and not before:
         raise NoSuchProcessError("nothing is limited, so there is nothing to verify")
     chosen = [each for each in before.values() if pid in (None, each.rule.leader.pid)]
     if pid is not None and not chosen:
         raise no_rule(pid, _pids(before.values()))
+    live = {} if traffic is Traffic.OWN else _wait(chosen, seconds, base)
+    lasted = False
+    with ExitStack() as stack:
+        own = _Own(stack, base, required=traffic is Traffic.OWN)
+        for first in chosen:
+            second = first if traffic is Traffic.OWN else live.get(first.rule.id)
+            found = second and _verified(first, second, traffic, own)
+            if found:
+                lasted = True
+                yield found
+    if not lasted:
+        raise _ended(chosen)
+
+
+class _Own:
+    """Transfers of ours, prepared when the first is needed; `note` says why there is none."""
+
+    def __init__(self, stack: ExitStack, base: Path | None, *, required: bool) -> None:
+        self._stack, self.base, self._required = stack, base, required
+        self._transfer: OwnTransfer | None = None
+        self.note: str | None = None
+
+    def measure(self, rule_id: int, direction: Direction) -> Measured | None:
+        """None also if it cannot be made."""
+        if self.note is not None:
+            return None
+        # Only here: it takes pyroute2, and that 170 ms.
+        from chadthrottle.limits.own_transfer import own_transfer
+
+        try:
+            if self._transfer is None:
+                self._transfer = self._stack.enter_context(own_transfer(self.base))
+            return self._transfer.measure(rule_id, direction)
+        except ChadthrottleError as error:
+            if self._required:
+                raise
+            self.note = error.message
+            return None
+
+
+def _verified(first: Sample, second: Sample, traffic: Traffic, own: _Own) -> Verified | None:
+    """None if the rule ended meanwhile."""
+    rule = second.rule
+    directions: dict[Direction, Measured | None] = {}
+    changed = False
+    for direction in Direction:
+        found = None if first is second else compare(first, second, direction, MeasuredBy.LIVE)
+        open_yet = rule.rate(INDEX[direction]) and (found is None or found.verdict is Verdict.NOT_MEASURED)
+        if open_yet and traffic is not Traffic.LIVE:
+            found = own.measure(rule.id, direction) or found
+        directions[direction] = found
+        changed |= bool(rule.rate(INDEX[direction])) and found is None
+    if traffic is not Traffic.LIVE and rule.id not in read_meters(own.base):
+        return None
+    process = ProcessIdentity(rule.leader.pid, rule.leader.start_ticks, rule.name)
+    note = own.note and f"No own transfer: {own.note}"
+    if changed and note is None:
+        note = "The limit was changed while it was measured: try again."
+    return Verified(process, directions, only_live=traffic is Traffic.LIVE, note=note)
+
+
+def _wait(chosen: list[Sample], seconds: float, base: Path | None) -> dict[int, Sample]:
+    """The meters after so many seconds; looks in steps, to notice when there is nothing left to measure."""
     until = time.monotonic() + seconds
     while True:
-        # In steps, to notice when there is nothing left to measure.
         time.sleep(max(0, min(_STEP_S, until - time.monotonic())))
-        after = _samples(base)
+        after = read_meters(base)
         if not any(each.rule.id in after for each in chosen):
-            ended = ", ".join(map(str, _pids(chosen)))
-            raise NoSuchProcessError(f"the limit ended while it was measured (PID {ended})")
+            raise _ended(chosen)
         if time.monotonic() >= until:
-            return tuple(_compare(each, after[each.rule.id]) for each in chosen if each.rule.id in after)
+            return after
 
 
-def _samples(base: Path | None) -> dict[int, _Sample]:
-    """The meters now, by rule. The lock is held only for that."""
-    pins = hooks_module.pins_of_this_version(base)
-    with pins.lock(create=False) as there:
-        if not there or not pins.current:
-            return {}
-        with hooks_module.open_pinned(pins) as hooks:
-            at = where(hooks)
-            return {
-                rule.id: _Sample(rule, at, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
-                for rule in rules.all_rules(hooks)
-                if not rule.expired
-            }
+def _ended(chosen: Iterable[Sample]) -> NoSuchProcessError:
+    ended = ", ".join(map(str, _pids(chosen)))
+    return NoSuchProcessError(f"the limit ended while it was measured (PID {ended})")
 
 
-def _compare(first: _Sample, second: _Sample) -> Verified:
-    took_ns = second.read_ns - first.read_ns
-    return Verified(
-        ProcessIdentity(first.rule.leader.pid, first.rule.leader.start_ticks, first.rule.name),
-        first.at,
-        took_ns / _NS_PER_S,
-        {direction: _direction(first.rule, second.rule, direction, took_ns) for direction in Direction},
-    )
-
-
-def _direction(first: rules.Rule, second: rules.Rule, direction: Direction, took_ns: int) -> Measured | None:
-    """None also if the limit was changed meanwhile."""
-    index = _DIRECTIONS[direction]
-    asked = second.rate(index)
-    if not asked or first.rate(index) != asked:
-        return None
-    before, after = first.meter.count[index], second.meter.count[index]
-    moved = int(after.passed_bytes) - int(before.passed_bytes)
-    dropped = int(after.dropped_packets) - int(before.dropped_packets)
-    return Measured(asked, moved * _NS_PER_S // took_ns, dropped)
-
-
-def _pids(samples: Iterable[_Sample]) -> list[int]:
+def _pids(samples: Iterable[Sample]) -> list[int]:
     return [each.rule.leader.pid for each in samples]

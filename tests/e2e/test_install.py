@@ -13,9 +13,9 @@ from tools import build_ebpf
 
 PROGRAM = """\
 import sys
-def main() -> int:
+def program() -> None:
     print(VERSION, sys.argv[1:], sys.flags.isolated)
-    return 3
+    sys.exit(3)
 """
 
 
@@ -25,10 +25,10 @@ def make_wheels(directory: Path, version: str, *requires: str) -> Path:
     needs = "".join(f"Requires-Dist: {name}\n" for name in requires)
     files = {
         "chadthrottle/__init__.py": "",
-        "chadthrottle/cli.py": PROGRAM.replace("VERSION", repr(version)),
+        "chadthrottle/__main__.py": PROGRAM.replace("VERSION", repr(version)),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: chadthrottle\nVersion: {version}\n{needs}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": "[console_scripts]\nchadthrottle = chadthrottle.cli:main\n",
+        f"{info}/entry_points.txt": "[console_scripts]\nchadthrottle = chadthrottle.__main__:program\n",
     }
     record = []
     for name, content in files.items():

@@ -144,7 +144,7 @@ def test_json(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
             "attach": {"method": "link", "at": str(leaf_cgroup)},
             "children": True,
             "scope": "all",
-        "held_by": None,
+            "held_by": None,
         }
     assert chadthrottle("release", child).status == 0
     assert chadthrottle("list", "--json") == Answer(0, '{"schema": 1, "rules": [], "notes": []}\n', "")

@@ -13,6 +13,7 @@ import pytest
 
 from chadthrottle import limits
 from chadthrottle.abi import ThrottleDirection, ThrottleProcess
+from chadthrottle.enforce import hooks as hooks_module
 from chadthrottle.enforce.hooks import open_pinned, pins_of_this_version
 from chadthrottle.errors import KernelCannotError
 from chadthrottle.model import Direction
@@ -556,3 +557,22 @@ def test_release_all_leaves_nothing(stage: Scene, program: Program) -> None:
     assert done.hooks_removed
     assert not stage.base.exists()
     assert stage.listing().rules == ()
+
+
+def test_open_sockets_without_the_iterator(stage: Scene, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a copy of each socket: as where the kernel has no iter/task_file."""
+    monkeypatch.setattr(hooks_module, "_has_iterator", lambda _: False)
+    other = stage.start()
+    program.busy_upload()
+    program.busy_download(ipv6=True)
+    other.busy_upload(udp=True, ipv6=True)
+    stage.throttle(program)
+    stage.throttle(other)
+    time.sleep(0.3)
+    for each in program, other:
+        assert_limited(each.sent)
+    assert_limited(program.received)
+    assert program.pacing("up") < 2 * LIMIT
+    stage.release(program)
+    assert program.pacing("up") == UNLIMITED_PACING
+    assert_unlimited(program.sent)

@@ -22,7 +22,7 @@ from tests.support.patience import patient
 __all__ = ["Answer", "Command"]
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = [sys.executable, "-c", "import sys; from chadthrottle.cli import main; sys.exit(main())"]
+PROGRAM = [sys.executable, "-c", "from chadthrottle.__main__ import program; program()"]
 LINES = 24
 COLUMNS = 80
 

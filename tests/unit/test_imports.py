@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "chadthrottle"
 
 # From the top down; a module may import from its own level and those below it.
 LEVELS = (
+    ("__main__",),
     ("cli", "tui"),
     ("doctor", "prefs"),
     ("limits", "accounting"),

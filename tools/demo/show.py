@@ -23,7 +23,7 @@ __all__ = ["DOWNLOAD", "UPLOAD", "Rates", "check_prerequisites", "main", "wrong_
 
 WIDTH = 80
 UPLOAD, DOWNLOAD = "20mbit", "50mbit"
-COMMAND = [sys.executable, "-c", "import sys; from chadthrottle.cli import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-m", "chadthrottle"]
 
 # Of the limit, as payload, which is 1448 bytes of 1500 at best. Downloads are policed by dropping: what comes after
 # a hole waits in the receiver and arrives at once when the hole is filled.
