@@ -46,7 +46,7 @@ static __always_inline bool is_in_force(const struct throttle_rule *rule, __u64 
 static __always_inline void count_passed(struct throttle_count *count, const struct wire_size *wire, __u64 now)
 {
 	__u64 began = *(volatile __u64 *)&count->window_ns;
-	__u64 elapsed = now - began;
+	__u64 elapsed = now > began ? now - began : 0; /* another CPU's clock may have been a moment ahead */
 
 	__sync_fetch_and_add(&count->passed_packets, wire->packets);
 	__sync_fetch_and_add(&count->passed_bytes, wire->bytes);
@@ -81,12 +81,16 @@ static __always_inline void count_sent_again(struct bpf_sock *sk, struct throttl
  * A segment that begins before the furthest byte seen has been sent again, or was overtaken on its way. Of several that
  * GRO put together at least one has.
  */
-static __always_inline void count_received_again(struct __sk_buff *skb, const struct wire_size *wire,
-						 struct throttle_tag *tag, struct throttle_count *count)
+static __always_inline void count_received_again(struct __sk_buff *skb, struct bpf_sock *sk,
+						 const struct wire_size *wire, struct throttle_tag *tag,
+						 struct throttle_count *count)
 {
 	struct transport transport;
 	__u32 header, sequence, end;
 
+	/* Data with the last ACK of a handshake is shown for the listener, whose tag all its connections begin with. */
+	if (sk->state == TCP_LISTEN)
+		return;
 	if (!find_transport(skb, &transport) || transport.protocol != IPPROTO_TCP)
 		return;
 	header = transport.offset + transport_header(skb, &transport);
@@ -156,7 +160,7 @@ static __always_inline int judge(struct __sk_buff *skb, struct bpf_sock *sk, str
 			pace_measure(meter, rate->bytes_per_s, now, police_ahead(ahead_until, ticks) / TICKS_PER_NS,
 				     wire.bytes);
 	} else {
-		count_received_again(skb, &wire, tag, count);
+		count_received_again(skb, sk, &wire, tag, count);
 	}
 	verdict = police(rate, ahead_until, ticks, wire.bytes);
 	if (verdict != POLICE_PASS && armed) {

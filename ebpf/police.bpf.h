@@ -13,7 +13,8 @@
  * the same moment may all pass; all of it is charged.
  *
  * Time is kept in 1/256 ns since the rule was made: a 64-byte packet at 100 Gbit/s takes 5.12 ns, and a rounding error
- * in each packet's price is an error of the rate (here at most 1 in 1310). 64 bits last 834 days.
+ * in each packet's price is an error of the rate (here at most 1 in 1310). 64 bits go round after 834 days; only
+ * differences count, so that is no matter, nor is a clock that is behind the rule's beginning.
  */
 #ifndef CHADTHROTTLE_POLICE_BPF_H
 #define CHADTHROTTLE_POLICE_BPF_H
@@ -43,17 +44,20 @@ static __always_inline __u64 police_price(__u64 bytes, __u64 bytes_per_s)
 	       nanoseconds % bytes_per_s * TICKS_PER_NS / bytes_per_s;
 }
 
+/* Nobody owes a day: what looks so is in the past. */
+#define AHEAD_MOST_TICKS (86400 * NS_PER_S * TICKS_PER_NS)
+
 /* How far the rule is ahead of its rate, in ticks. */
 static __always_inline __u64 police_ahead(__u64 *ahead_until, __u64 now)
 {
 	__u64 until = *(volatile __u64 *)ahead_until;
 
-	if (until < now) {
-		/* Whoever loses this race finds the winner's number or a later one: both are no less than now. */
+	if (until - now > AHEAD_MOST_TICKS) {
+		/* Whoever loses this race finds the winner's number or a later one, from about now. */
 		__sync_val_compare_and_swap(ahead_until, until, now);
 		until = *(volatile __u64 *)ahead_until;
 	}
-	return until > now ? until - now : 0;
+	return until - now > AHEAD_MOST_TICKS ? 0 : until - now;
 }
 
 static __always_inline void police_charge(__u64 *ahead_until, __u64 bytes, __u64 bytes_per_s)

@@ -193,10 +193,6 @@ int on_exit(__u64 *arguments)
 	return 0;
 }
 
-/* include/net/tcp_states.h */
-#define TCP_SYN_SENT 2
-#define TCP_LISTEN 10
-
 /* connect() and listen(): the subflows of MPTCP are made by the kernel, which tag_new_socket() does not see. */
 SEC("tp_btf/inet_sock_set_state")
 int on_socket_state(__u64 *arguments)

@@ -24,7 +24,19 @@ struct bpf_sock {
 	__u32 protocol;
 	__u32 mark;
 	__u32 priority;
+	__u32 src_ip4;
+	__u32 src_ip6[4];
+	__u32 src_port;
+	__u16 dst_port;
+	__u16 : 16;
+	__u32 dst_ip4;
+	__u32 dst_ip6[4];
+	__u32 state;
 };
+
+/* bpf_sock.state: include/net/tcp_states.h */
+#define TCP_SYN_SENT 2
+#define TCP_LISTEN 10
 
 struct bpf_tcp_sock {
 	__u32 snd_cwnd;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /*
  * What ebpf/police.bpf.h and ebpf/pace.bpf.h reckon, one program for each function: numbers in by the context, the
- * answer out by the map "answer". "charge" and "offer" do it a thousand times to one meter that all callers share.
+ * answer out by the map "answer". "charge" and "offer" do it a hundred times to one meter that all callers share.
  */
 #include "helpers.bpf.h"
 #include "pace.bpf.h"
@@ -9,7 +9,7 @@
 #include "throttle.h"
 #include "types.bpf.h"
 
-#define TIMES 1000
+#define TIMES 100
 
 struct numbers {
 	__u64 value[5];
