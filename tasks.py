@@ -105,6 +105,16 @@ def bench(_: Context) -> None:
 
 @task(
     pre=[build_ebpf],
+    help={"seconds": "how long rules come and go", "seed": "repeat the decisions of a run that said it"},
+)
+def stress(_: Context, seconds: int = 60, seed: int = 0) -> None:
+    """Set and end limits at random under many programs and sockets; then every counter has to add up."""
+    words = ("--seconds", str(seconds), *(("--seed", str(seed)) if seed else ()))
+    run(sys.executable, "-m", "tools.stress", *words, root=True, env={"PATH": _path()})
+
+
+@task(
+    pre=[build_ebpf],
     help={
         "kernel": "6.1, 6.12 or all",
         "args": "further arguments for pytest, as one string",

@@ -25,7 +25,7 @@
 #define PASS 1
 #define DROP_INGRESS 0
 #define PASS_SLOWER 3 /* egress: passed, and TCP enters CWR, which ends with the window we set */
-#define DROP_EGRESS 2 /* NET_XMIT_CN: TCP takes it as congestion, UDP as any full queue */
+#define DROP_EGRESS 2 /* becomes NET_XMIT_DROP: TCP takes it as congestion, UDP as any full queue */
 
 /*
  * A segment refused while nothing is in flight is retried by the zero-window probe timer only, and after tcp_retries2
@@ -116,6 +116,9 @@ static __always_inline bool must_live(struct bpf_sock *sk, struct throttle_tag *
 {
 	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
 
+	/* A refused SYN is tried again every 500 ms (TCP_RESOURCE_PROBE_INTERVAL) and given up after some ten. */
+	if (sk->protocol == IPPROTO_TCP && sk->state == TCP_SYN_SENT)
+		return true;
 	if (!tcp || tcp->packets_out) {
 		tag->refused = 0;
 		return false;
@@ -150,7 +153,7 @@ static __always_inline int judge(struct __sk_buff *skb, struct bpf_sock *sk, str
 	if (!packet_in_scope(skb, rule, direction))
 		return PASS;
 	wire_size(skb, &wire);
-	if (!rate->bytes_per_s) {
+	if (!is_limit(rate)) {
 		count_passed(count, &wire, now);
 		return PASS;
 	}

@@ -169,6 +169,22 @@ static __always_inline bool is_shrinking(const struct throttle_meter *meter, __u
 	return now < meter->settled_ns && window != WINDOW_UNLIMITED && snd_cwnd > window;
 }
 
+/*
+ * A wait for the pacing timer is not shortened by a new rate, nor by the end of the limit: a window that has not shrunk
+ * (nothing was sent meanwhile) still makes a buffer of 64 KiB, a minute at 1 kB/s, and the least share makes minutes of
+ * a single segment. So no buffer waits longer than this, and the bucket does the rest.
+ */
+#define LONGEST_WAIT_S 2
+#define LARGEST_BUFFER 65536
+
+static __always_inline __u32 pacing_now(__u32 pacing, __u32 snd_cwnd, __u32 mss)
+{
+	__u64 buffer = (__u64)snd_cwnd * mss;
+	__u32 least = (buffer < LARGEST_BUFFER ? buffer : LARGEST_BUFFER) / LONGEST_WAIT_S;
+
+	return pacing < least ? least : pacing;
+}
+
 /* Clamps the window; a change of less than a third is not worth it, for slow start begins where it is set. */
 static __always_inline void bound_window(void *socket, struct throttle_tag *tag, __u32 wanted, __u32 ssthresh)
 {

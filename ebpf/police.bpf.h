@@ -30,6 +30,16 @@
 #define SMALL_PACKET_BYTES 128
 #define SMALL_PACKET_RESERVE_NS 25000000ULL
 
+/* What commands write is within these; anything else is an error of ours, and limits nobody. */
+#define POLICE_MOST_BYTES_PER_S 12500000000ULL
+#define POLICE_MOST_BURST_NS (10 * NS_PER_S)
+
+static __always_inline bool is_limit(const struct throttle_rate *rate)
+{
+	return rate->bytes_per_s && rate->bytes_per_s <= POLICE_MOST_BYTES_PER_S && rate->burst_ns &&
+	       rate->burst_ns <= POLICE_MOST_BURST_NS;
+}
+
 enum police_verdict { POLICE_PASS, POLICE_OVER, POLICE_FAR_OVER };
 
 /*

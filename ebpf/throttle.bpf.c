@@ -93,7 +93,9 @@ int pace_connection(struct bpf_sock_ops *context)
 		window = window_for(meter->share, context->mss_cache, context->srtt_us);
 		bound_window(context, tag, window, context->snd_ssthresh);
 		if (!is_shrinking(meter, now, window, context->snd_cwnd))
-			pace_socket(context, tag, pacing_for(meter->share, context->mss_cache, context->family));
+			pace_socket(context, tag,
+				    pacing_now(pacing_for(meter->share, context->mss_cache, context->family),
+					       context->snd_cwnd, context->mss_cache));
 	} else {
 		pace_lift(context, tag);
 		lift_window(context, tag);

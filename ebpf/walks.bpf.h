@@ -48,7 +48,7 @@ static __always_inline struct throttle_meter *pacing_meter(struct tcp_sock *tcp,
 	__u64 id = tag->rule;
 	struct throttle_rule *rule = bpf_map_lookup_elem(&rules, &id);
 
-	if (!rule || !tcp || !is_in_force(rule, now) || !rule->rate[THROTTLE_UP].bytes_per_s)
+	if (!rule || !tcp || !is_in_force(rule, now) || !is_limit(&rule->rate[THROTTLE_UP]))
 		return NULL;
 	if (is_on_loopback(tcp) || !peer_in_scope(tcp, rule))
 		return NULL;
@@ -106,7 +106,9 @@ static __always_inline void pace_open_connection(struct sock_common *common)
 		window = window_for(meter->share, tcp->mss_cache, tcp->srtt_us);
 		bound_window(tcp, tag, window, tcp->snd_ssthresh);
 		if (!is_shrinking(meter, now, window, tcp->snd_cwnd))
-			pace_socket(tcp, tag, pacing_for(meter->share, tcp->mss_cache, common->skc_family));
+			pace_socket(tcp, tag,
+				    pacing_now(pacing_for(meter->share, tcp->mss_cache, common->skc_family),
+					       tcp->snd_cwnd, tcp->mss_cache));
 	} else {
 		pace_lift(tcp, tag);
 		lift_window(tcp, tag);

@@ -117,11 +117,11 @@ def value_type(btf: Btf, name: str, type_id: int) -> ValueType:
     if record.kind == BtfKind.BTF_KIND_INT:
         encoding = btf.word(record, 3) >> 24 & 0xF
         signed, boolean = bool(encoding & 1), bool(encoding & 4)  # BTF_INT_SIGNED, BTF_INT_BOOL
-        if boolean:
-            return ValueType(ValueKind.BOOL, record.value)
+        if boolean and record.value == 1:
+            return ValueType(ValueKind.BOOL, 1)
         if record.value == 1:
             return ValueType(ValueKind.CHAR, 1, signed)
-        if record.value in (2, 4, 8):
+        if record.value in (2, 4, 8) and not boolean:
             return ValueType(ValueKind.INTEGER, record.value, signed)
     tristate = record.kind == BtfKind.BTF_KIND_ENUM and record.value == 4
     if tristate and btf.string(record.name_offset) == "libbpf_tristate":

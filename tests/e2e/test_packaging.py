@@ -37,7 +37,12 @@ def test_wheel_is_pure_and_has_release_objects(wheel: Path, tmp_path: Path) -> N
         requires = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist") or []
         objects = {name: archive.read(name) for name in names if name.startswith("chadthrottle/objects/")}
     assert {name for name in names if ".dist-info/" not in name and not name.startswith("chadthrottle/")} == set()
-    assert {name.split(">")[0] for name in requires if "extra ==" not in name} == {"click", "psutil", "pyelftools"}
+    assert {name.split(">")[0] for name in requires if "extra ==" not in name} == {
+        "click",
+        "psutil",
+        "pyelftools",
+        "pyroute2",
+    }
 
     built = build_ebpf.build(build_ebpf.EBPF, [build_ebpf.EBPF], tmp_path, "release")
     # The same bytes from another directory: the wheel was built in a temporary one.

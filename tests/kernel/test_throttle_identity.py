@@ -237,6 +237,7 @@ def test_program_in_the_namespace_of_the_peer(stage: Scene) -> None:
     there.do("accept('listener', 'down'); receive_on('down')")
     one.do("send_on('up')")
     stage.throttle(there)
+    time.sleep(0.3)  # what waits in its buffer has been received already
     assert_limited(there.received)
 
 

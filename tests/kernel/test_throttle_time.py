@@ -210,7 +210,7 @@ PARALLEL = 200_000
 @BOTH
 def test_two_cpus_lose_nothing(direction: ThrottleDirection, judge: Judge) -> None:
     """Every packet is charged and counted, once."""
-    wanted = given(rate=FASTEST, burst_ns=1000 * S)
+    wanted = given(rate=FASTEST, burst_ns=10 * S)
     judge.given = wanted
     on_two_cpus(lambda: judge.run(direction, sized(64), repeat=PARALLEL))
     after = judge.given

@@ -122,6 +122,8 @@ class TestTypes:
     INT = 1 << 24
     NUMBERS = (
         (btf_type(BtfKind.BTF_KIND_INT, 0, 1, 4 << 24 | 8), BOOL),
+        (btf_type(BtfKind.BTF_KIND_INT, 0, 0, 4 << 24), None),
+        (btf_type(BtfKind.BTF_KIND_INT, 0, 4, 4 << 24 | 32), None),
         (btf_type(BtfKind.BTF_KIND_INT, 0, 1, INT | 8), CHAR),
         (btf_type(BtfKind.BTF_KIND_INT, 0, 4, 32), U32),
         (btf_type(BtfKind.BTF_KIND_INT, 0, 4, INT | 32), S32),
