@@ -6,7 +6,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 __all__ = [
     "SCHEMA",
@@ -125,8 +125,7 @@ class RuleSpec:
         return self.rate_up_bytes_per_s if direction is Direction.UP else self.rate_down_bytes_per_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectionState:
+class DirectionState(NamedTuple):
     """One limited direction of a rule. Counts are since the limit was set."""
 
     engine: Engine
@@ -148,8 +147,7 @@ class DirectionState:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleState:
+class RuleState(NamedTuple):
     """A rule as it was found in the kernel. A direction without a limit is None."""
 
     process: ProcessIdentity

@@ -4,7 +4,6 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from chadthrottle.bpf.cgroupfs import CgroupDirectory, ancestors, filesystem_type, open_cgroup
@@ -17,8 +16,7 @@ from chadthrottle.bpf.syscall import describe_permission, failure
 __all__ = ["Blocker", "cgroup_failure", "explained", "find_blocker", "second_attachment"]
 
 
-@dataclass(frozen=True, slots=True)
-class Blocker:
+class Blocker(NamedTuple):
     """A program that lets no other be attached beside or below it."""
 
     program: AttachedProgram

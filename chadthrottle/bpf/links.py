@@ -12,9 +12,8 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from chadthrottle.bpf import attr
 from chadthrottle.bpf.constants import AttachType, BpfCmd, LinkType
@@ -30,8 +29,7 @@ __all__ = ["Link", "LinkInfo", "check_hook", "links_of_program"]
 NAME_SIZE = 512
 
 
-@dataclass(frozen=True, slots=True)
-class LinkInfo:
+class LinkInfo(NamedTuple):
     """struct bpf_link_info; what a kind does not have is None, 0 or an empty string."""
 
     id: int

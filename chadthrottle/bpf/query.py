@@ -2,7 +2,7 @@
 
 import ctypes
 import errno
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chadthrottle.bpf import attr
 from chadthrottle.bpf.constants import AttachFlag, AttachType, BpfCmd, QueryFlag
@@ -28,8 +28,7 @@ MAX_CGROUP_PROGRAMS = 64
 MAX_TCX_PROGRAMS = 63
 
 
-@dataclass(frozen=True, slots=True)
-class AttachedProgram:
+class AttachedProgram(NamedTuple):
     """One program in a hook's list. `str()` is how messages name it."""
 
     id: int
@@ -46,8 +45,7 @@ class AttachedProgram:
         return f'"{self.name}" (id {self.id})' if self.name else f"with id {self.id}"
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
+class Attached(NamedTuple):
     """A hook's list, in the order in which the programs run."""
 
     attach_type: AttachType
@@ -59,8 +57,7 @@ class Attached:
     """Counts changes of the list (tcx: Linux 6.6, cgroups: 6.17); 0 where the kernel does not."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     """The kernel's reply, before names are looked up."""
 
     request: attr.ProgQuery

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TextIO, TypeVar
 
 import click
@@ -18,18 +17,18 @@ LOG_VARIABLE = "CHADTHROTTLE_LOG"
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
-@dataclass(slots=True)
 class Settings:
     """What was asked of this run as a whole; the context's `obj`."""
 
-    debug: bool = False
-    """Calls are logged, and errors show where they come from."""
-    quiet: bool = False
-    """Nothing is said of success."""
-    log: TextIO | None = None
-    """Where what --debug shows goes; None: standard error."""
-    status_of_errors: int | None = None
-    """The exit status of every error, instead of the error's own: `run` has 125."""
+    def __init__(self) -> None:
+        self.debug = False
+        """Calls are logged, and errors show where they come from."""
+        self.quiet = False
+        """Nothing is said of success."""
+        self.log: TextIO | None = None
+        """Where what --debug shows goes; None: standard error."""
+        self.status_of_errors: int | None = None
+        """The exit status of every error, instead of the error's own: `run` has 125."""
 
     def start_log(self) -> None:
         """From now on each bpf(2) call is a line."""

@@ -9,7 +9,6 @@ import errno
 from pathlib import Path
 
 from chadthrottle import cgroup
-from chadthrottle.bpf.cgroup_legacy import LegacyCgroupLink
 from chadthrottle.bpf.constants import AttachType
 from chadthrottle.bpf.errors import AttachError, BpfError
 from chadthrottle.bpf.maps import Map
@@ -38,6 +37,9 @@ def detach_recorded(directory: Path) -> None:
     where = _recorded_place(directory / "maps" / "placement")
     if where is None:
         return
+    # Only here: most machines have links, and every command imports this module.
+    from chadthrottle.bpf.cgroup_legacy import LegacyCgroupLink
+
     for name, attach_type in _ATTACH_TYPES.items():
         path = directory / "links" / name
         if not path.exists():

@@ -9,7 +9,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
@@ -68,6 +67,9 @@ def _sockets(pid: int) -> Iterator[int]:
 
 def _belongs(hooks: Hooks, rule_id: int, copy: int, *, claim: bool) -> bool:
     """Whether the socket is the rule's; with `claim` it is made so. Only internet sockets have packets."""
+    # Only here: kernels with the walk need no sockets of ours, and the import costs 2 ms.
+    import socket
+
     with socket.socket(fileno=os.dup(copy)) as made:
         if made.family not in (socket.AF_INET, socket.AF_INET6):
             return False

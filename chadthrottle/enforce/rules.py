@@ -10,7 +10,7 @@ import errno
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chadthrottle.abi import (
     ThrottleDirection,
@@ -53,8 +53,7 @@ _SETTLE_NS = 20_000_000
 _ARMS_ITSELF_NS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What a rule asks for."""
 
     up_bytes_per_s: int
@@ -74,8 +73,7 @@ class Terms:
         return rule
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """One rule as it stands in the kernel."""
 
     id: int

@@ -1,7 +1,7 @@
 """Tell what is limited."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from chadthrottle.enforce import hooks as hooks_module
 from chadthrottle.enforce import rules
@@ -12,8 +12,7 @@ from chadthrottle.model import RuleState
 __all__ = ["Listing", "listing"]
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """All rules, and what else is to be said."""
 
     rules: tuple[RuleState, ...]

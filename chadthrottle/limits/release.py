@@ -1,8 +1,8 @@
 """End limits."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from chadthrottle.abi import ThrottleDirection
 from chadthrottle.enforce import hooks as hooks_module
@@ -16,8 +16,7 @@ from chadthrottle.procs import Identity, NoSuchProcessError
 __all__ = ["Released", "no_rule", "release", "release_held", "release_identity"]
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(NamedTuple):
     """What was done."""
 
     pids: tuple[int, ...]

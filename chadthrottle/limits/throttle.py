@@ -1,8 +1,8 @@
 """Limit a process that is running."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from chadthrottle import cgroup
 from chadthrottle.abi import ThrottleDirection, ThrottleScope
@@ -20,8 +20,7 @@ from chadthrottle.procs import Identity, NoSuchProcessError
 __all__ = ["Throttled", "set_limit", "throttle"]
 
 
-@dataclass(frozen=True, slots=True)
-class Throttled:
+class Throttled(NamedTuple):
     """What was done."""
 
     state: RuleState

@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chadthrottle.bpf.errors import NotSupportedError
 from chadthrottle.errors import ChadthrottleError, NotPermittedError, UsageError
@@ -20,8 +20,7 @@ THROTTLE = "sudo chadthrottle throttle {pid} RATE"
 PID_MAX_LIMIT = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A process that may be limited."""
 
     identity: Identity

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chadthrottle.errors import KernelCannotError, NotPermittedError
 
@@ -31,8 +31,7 @@ PF_KTHREAD = 0x0020_0000
 MAX_PASSES = 8
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Identity:
+class Identity(NamedTuple):
     """One process and no later one of the same number.
 
     `start_ticks` is field 22 of /proc/PID/stat. do_task_stat() of fs/proc/array.c computes it as
@@ -59,8 +58,7 @@ class Identity:
         return f"PID {self.pid} (started at tick {self.start_ticks})"
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):
     """The fields of /proc/PID/stat that matter here; see proc_pid_stat(5)."""
 
     pid: int

@@ -97,7 +97,16 @@ def loaded_by(statement: str) -> set[str]:
         ("from chadthrottle.cli import main; main(['list', '--quiet'])", "elftools"),
         ("from chadthrottle.cli import main; main(['list', '--quiet'])", "psutil"),
         ("from chadthrottle.cli import main; main(['list', '--quiet'])", "subprocess"),
+        ("from chadthrottle.cli import main; main(['list', '--quiet'])", "socket"),
+        ("from chadthrottle.cli import main; main(['list', '--quiet'])", "json"),
+        # What explains a refusal, or takes down legacy attachments: for when there is one.
+        ("from chadthrottle.cli import main; main(['list', '--quiet'])", "chadthrottle.bpf.cgroup_legacy"),
+        ("from chadthrottle.cli import main; main(['list', '--quiet'])", "chadthrottle.bpf.query"),
         ("from chadthrottle.cli import main; main(['release', '4194304'])", "elftools"),
+        # The same for a second limit, which finds the hooks in place.
+        ("import chadthrottle.cli.throttle, chadthrottle.limits.throttle", "chadthrottle.bpf.loader"),
+        ("import chadthrottle.cli.throttle, chadthrottle.limits.throttle", "chadthrottle.bpf.cgroup_legacy"),
+        ("import chadthrottle.cli.throttle, chadthrottle.limits.throttle", "socket"),
     ],
 )
 def test_import_budget(statement: str, unwanted: str) -> None:
