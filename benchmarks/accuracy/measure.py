@@ -1,8 +1,5 @@
 """Measures one cell: two namespaces, a veth or a WAN, traffic between two processes, and a real rule on one of them."""
 
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.cells import Cell
+from benchmarks.accuracy.ends import network, total, traffic, wait_until_under_way
 from benchmarks.wan import Carried, wan
 from chadthrottle.abi import ThrottleDirection
 from chadthrottle.enforce import hooks as hooks_module
@@ -21,15 +19,9 @@ from chadthrottle.limits.throttle import throttle
 from chadthrottle.model import AttachPoint, Direction, ProcessIdentity, RuleSpec
 from tests.support.bpffs import mount_bpffs, unmount_bpffs
 from tests.support.cgroups import cgroup2_root, make_cgroup, remove_cgroup
-from tests.support.network import Endpoint, veth_pair
+from tests.support.network import Endpoint
 
 __all__ = ["Result", "Unlimited", "measure", "unlimited"]
-
-TRAFFIC = Path(__file__).with_name("traffic.py")
-UNLIMITED_S = 0.3
-"""The traffic runs that long before it is limited: its windows are as large as they get."""
-UNDER_WAY_BYTES, PATIENCE_S = 20_000_000, 5.0
-"""What all flows together have moved before that; IPv6 takes a second to find its neighbour on a new device."""
 
 CARRIED_S = 3.0
 """How long a network is measured without a limit."""
@@ -71,83 +63,18 @@ class Unlimited:
     relay: tuple[Carried, Carried]
 
 
-class End:
-    """One process of traffic.py."""
-
-    def __init__(self, endpoint: Endpoint, settings: dict[str, Any]) -> None:
-        command = endpoint.command(sys.executable, str(TRAFFIC), json.dumps(settings))
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.pid = self._process.pid
-
-    def line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def mark(self) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write("mark\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.line())
-        return answer
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
-@contextmanager
-def _traffic(cell: Cell, near: Endpoint, far: Endpoint, cgroup: Path | None = None) -> Iterator[tuple[End, End]]:
-    """Both ends at work: the limited one, in the cgroup if any, and its peer."""
-    settings: dict[str, Any] = {
-        "address": far.ipv6 if cell.ipv6 else far.ipv4,
-        "protocol": cell.protocol,
-        "flows": cell.flows,
-        "congestion": cell.congestion,
-        "trickle": cell.trickle,
-        "datagram": cell.datagram,
-        "offered_per_s": cell.offered_datagrams_per_s,
-    }
-    up = cell.direction is Direction.UP
-    with ExitStack() as stack:
-        peer = End(far, settings | {"role": "peer", "sends": not up, "cgroup": ""})
-        stack.callback(peer.end)
-        assert peer.line() == "listening"
-        limited = End(near, settings | {"role": "limited", "sends": up, "cgroup": str(cgroup or "")})
-        stack.callback(limited.end)
-        limited.mark()
-        peer.mark()
-        yield limited, peer
-
-
-@contextmanager
-def _network(cell: Cell) -> Iterator[tuple[Endpoint, Endpoint]]:
-    """Two namespaces, with that round trip between them."""
-    if not cell.rtt_ms:
-        with veth_pair() as pair:
-            yield pair
-        return
-    with wan(cell.rtt_ms / 2000) as network:
-        yield network.near, network.far
-        if dropped := sum(way.dropped for way in network.end()):
-            print(f"the relay dropped {dropped} packets: the next row has its losses, too", file=sys.stderr, flush=True)
-
-
 def unlimited(cell: Cell, *, offload: bool = True) -> Unlimited:
     """What the WAN carries in the cell's direction without a limit."""
-    with wan(cell.rtt_ms / 2000, offload=offload) as network:
-        with _traffic(cell, network.near, network.far) as (limited, peer):
+    with wan(cell.rtt_ms / 2000, offload=offload) as between:
+        with traffic(cell, between.near, between.far) as (limited, peer):
             sender = limited if cell.direction is Direction.UP else peer
-            _wait_until_under_way(cell, sender)
+            wait_until_under_way(cell, sender)
             begun, before = time.monotonic(), sender.mark()["flows"]
             time.sleep(CARRIED_S)
             elapsed, after = time.monotonic() - begun, sender.mark()["flows"]
-        relay = network.end()
-    acked, retransmitted = (_sum(after, what) - _sum(before, what) for what in ("acked", "retransmitted"))
+        relay = between.end()
+    acked, retransmitted = (total(after, what) - total(before, what) for what in ("acked", "retransmitted"))
     return Unlimited(acked * 8 / elapsed, retransmitted, relay)
-
-
-def _sum(flows: Sequence[dict[str, int]], what: str) -> int:
-    return sum(flow[what] for flow in flows)
 
 
 @contextmanager
@@ -157,7 +84,7 @@ def _place(cell: Cell) -> Iterator[tuple[Endpoint, Endpoint, Path, Path]]:
     if root is None:
         raise SystemExit("needs cgroup2, and none is mounted")
     with ExitStack() as stack:
-        near, far = stack.enter_context(_network(cell))
+        near, far = stack.enter_context(network(cell))
         cgroup = make_cgroup(root)
         stack.callback(remove_cgroup, cgroup)
         bpffs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -168,9 +95,9 @@ def _place(cell: Cell) -> Iterator[tuple[Endpoint, Endpoint, Path, Path]]:
 
 def measure(cell: Cell) -> Result:
     """Limit traffic that is running, and watch its meter second by second."""
-    with _place(cell) as (near, far, cgroup, bpffs), _traffic(cell, near, far, cgroup) as (limited, peer):
+    with _place(cell) as (near, far, cgroup, bpffs), traffic(cell, near, far, cgroup) as (limited, peer):
         sender = limited if cell.direction is Direction.UP else peer
-        _wait_until_under_way(cell, sender)
+        wait_until_under_way(cell, sender)
         throttle(_spec(cell, limited.pid, cgroup), bpffs / "pins")
         with hooks_module.open_pinned(hooks_module.pins_of_this_version(bpffs / "pins")) as hooks:
             samples = [_sample(hooks, cell)]
@@ -184,15 +111,6 @@ def measure(cell: Cell) -> Result:
             died = sender.mark()["died"] + (limited if sender is peer else peer).mark()["died"]
             rules.sweep(hooks)
     return _result(cell, samples, at_start, marks, died)
-
-
-def _wait_until_under_way(cell: Cell, sender: End) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while cell.protocol == "tcp" and _sum(sender.mark()["flows"], "acked") < UNDER_WAY_BYTES:
-        if time.monotonic() > deadline:
-            break  # the row will show it
-        time.sleep(0.02)
-    time.sleep(UNLIMITED_S)
 
 
 @dataclass(frozen=True, slots=True)

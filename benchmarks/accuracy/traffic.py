@@ -143,18 +143,21 @@ class Traffic:
                     self.died[number] = error.strerror or str(error)
                     poll.unregister(number)
 
+    def state(self) -> dict[str, Any]:
+        """How each flow is doing."""
+        flows = []
+        for one in self.sockets if self.settings["protocol"] == "tcp" else ():
+            info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            acked, received, retransmitted = (
+                struct.unpack_from("=" + kind, info, at)[0] for at, kind in (BYTES_ACKED, BYTES_RECEIVED, TOTAL_RETRANS)
+            )
+            flows.append({"acked": acked, "received": received, "retransmitted": retransmitted})
+        return {"flows": flows, "died": list(self.died.values()), "datagrams": self.datagrams}
+
     def answer(self) -> None:
         """Say how each flow is doing, for each line on stdin."""
         for _ in sys.stdin:
-            flows = []
-            for one in self.sockets if self.settings["protocol"] == "tcp" else ():
-                info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-                acked, received, retransmitted = (
-                    struct.unpack_from("=" + kind, info, at)[0]
-                    for at, kind in (BYTES_ACKED, BYTES_RECEIVED, TOTAL_RETRANS)
-                )
-                flows.append({"acked": acked, "received": received, "retransmitted": retransmitted})
-            self._say(json.dumps({"flows": flows, "died": list(self.died.values()), "datagrams": self.datagrams}))
+            self._say(json.dumps(self.state()))
         os._exit(0)  # whoever asked is gone
 
     @staticmethod
