@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chadthrottle.bpf import core_reloc, render
+from chadthrottle.bpf.btf_fixup import KCONFIG
 from chadthrottle.bpf.errors import BpfError, VerifierError
 from chadthrottle.bpf.loader import LoadedObject, Loader, load
 from chadthrottle.bpf.map_compat import type_name
+from chadthrottle.bpf.maps import Map
 from chadthrottle.bpf.spec import MapSpec, ObjectSpec, ProgramSpec
 from chadthrottle.errors import ChadthrottleError, UsageError
 
@@ -98,7 +100,7 @@ def load_and_pin(spec: ObjectSpec, chosen: Iterable[str], pin_dir: Path | None, 
     """
     names = list(chosen)
     with load(spec, programs=names or None, pin_root=_PIN_ROOT, map_bytes_limit=map_bytes_limit) as loaded:
-        pinned = _pin_all(spec, loaded, pin_dir) if pin_dir is not None else []
+        pinned = _pin_all(loaded, pin_dir) if pin_dir is not None else []
         programs = {name: program.info() for name, program in loaded.programs.items()}
         maps = {name: held.info() for name, held in loaded.maps.items()}
     data = {
@@ -116,14 +118,14 @@ def load_and_pin(spec: ObjectSpec, chosen: Iterable[str], pin_dir: Path | None, 
     return Answer(data, render.load)
 
 
-def _pin_all(spec: ObjectSpec, loaded: LoadedObject, directory: Path) -> list[Path]:
+def _pin_all(loaded: LoadedObject, directory: Path) -> list[Path]:
     pinned = []
     with ExitStack() as undo:
         if not directory.exists():
             _make_dir(directory)
             undo.callback(directory.rmdir)
         held = [(name, program.pin) for name, program in loaded.programs.items()]
-        held += [(spec.maps[name].kernel_name if name in spec.maps else name, m.pin) for name, m in loaded.maps.items()]
+        held += [(_map_pin_name(name, m), m.pin) for name, m in loaded.maps.items()]
         for name, pin in held:
             path = directory / name.replace(".", "_")  # bpffs refuses dots (bpf_lookup in kernel/bpf/inode.c)
             pin(path)
@@ -131,6 +133,11 @@ def _pin_all(spec: ObjectSpec, loaded: LoadedObject, directory: Path) -> list[Pa
             pinned.append(path)
         undo.pop_all()
     return pinned
+
+
+def _map_pin_name(name: str, held: Map) -> str:
+    """As libbpf's bpf_map__name(): every object has these four sections, and the kernel's name says whose it is."""
+    return held.info().name if name in (".rodata", ".data", ".bss", KCONFIG) else name
 
 
 def dump(spec: ObjectSpec) -> Answer:

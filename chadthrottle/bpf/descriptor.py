@@ -12,7 +12,7 @@ from chadthrottle.bpf import attr
 from chadthrottle.bpf.constants import BpfCmd
 from chadthrottle.bpf.syscall import bpf, bpf_errno, failure
 
-__all__ = ["Descriptor", "obj_get", "obj_pin"]
+__all__ = ["Descriptor", "obj_get", "obj_pin", "require_kind"]
 
 
 class Descriptor:
@@ -94,3 +94,14 @@ def obj_get(path: Path | str, file_flags: int = 0) -> int:
     name = attr.buffer_from(os.fsencode(path) + b"\0")
     request = attr.Obj(pathname=attr.address(name), file_flags=file_flags)
     return bpf(BpfCmd.BPF_OBJ_GET, request, f"of {path}")
+
+
+def require_kind(fd: int, kind: str, path: Path | str) -> None:
+    """Raise BpfError (EINVAL) when what was pinned at `path` is no `kind`: "map", "program" or "link".
+
+    BPF_OBJ_GET opens whatever is pinned, and the info of one kind would be taken for another's.
+    """
+    found = str(Path(f"/proc/self/fd/{fd}").readlink()).removeprefix("anon_inode:")  # bpf-map, bpf-prog, bpf_link
+    if found.replace("_", "-") != f"bpf-{kind[:4]}":
+        what = f"of {path}: not a {kind} but {found}"
+        raise failure(BpfCmd.BPF_OBJ_GET.name, errno.EINVAL, what)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from chadthrottle.bpf import attr
 from chadthrottle.bpf.constants import AttachType, BpfCmd, LinkType
-from chadthrottle.bpf.descriptor import Descriptor, obj_get
+from chadthrottle.bpf.descriptor import Descriptor, obj_get, require_kind
 from chadthrottle.bpf.errors import AttachError, BpfError
 from chadthrottle.bpf.info import fd_by_id, ids, object_info
 from chadthrottle.bpf.programs import Program
@@ -59,7 +59,7 @@ class Link(Descriptor):
         """The link pinned at `path`. Raises BpfError: ENOENT, EINVAL when it is a map or program."""
         link = cls(obj_get(path))
         try:
-            _require_link(link.fd, path)
+            require_kind(link.fd, "link", path)
         except BaseException:
             link.close()
             raise
@@ -178,13 +178,6 @@ def links_of_program(program_id: int) -> Iterator[LinkInfo]:
             raise
         if info.program_id == program_id:
             yield info
-
-
-def _require_link(fd: int, path: Path | str) -> None:
-    kind = str(Path(f"/proc/self/fd/{fd}").readlink())  # anon_inode:bpf_link, bpf-prog, bpf-map
-    if "link" not in kind:
-        message = f"BPF_OBJ_GET of {path}: not a link but {kind.removeprefix('anon_inode:')}"
-        raise BpfError("BPF_OBJ_GET", errno.EINVAL, message)
 
 
 def _hook_name(attach_type: int) -> str:

@@ -91,6 +91,8 @@ def load(
     with Loader(spec, reuse=reuse, pin_root=pin_root, map_bytes_limit=map_bytes_limit) as loader:
         for name in spec.maps:
             loader.map(name)
+        if any(extern.section == KCONFIG for extern in spec.externs.values()):
+            loader.map(KCONFIG)  # like every map, whether or not a program refers to it
         for program in chosen:
             loader.program(program.name)
         loader.fill_slots()

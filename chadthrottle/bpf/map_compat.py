@@ -2,7 +2,6 @@
 
 import errno
 import mmap
-from pathlib import Path
 from typing import NamedTuple
 
 from chadthrottle.bpf import percpu
@@ -120,16 +119,6 @@ def creation_failed(name: str, map_type: int, max_entries: int, value_size: int,
     elif number in (errno.E2BIG, errno.ENOMEM):
         hint = "The map is larger than the kernel allows or has memory for."
     return failure(BpfCmd.BPF_MAP_CREATE.name, number, f"of map {name} ({type_name(map_type)})", hint)
-
-
-def ensure_map(fd: int) -> None:
-    """Raises BpfError (EINVAL) when the descriptor is a program's, a link's or anything else.
-
-    BPF_OBJ_GET opens whatever is pinned, and another kind's info would be taken for a map's sizes.
-    """
-    target = str(Path(f"/proc/self/fd/{fd}").readlink())
-    if target != "anon_inode:bpf-map":
-        raise failure(BpfCmd.BPF_OBJ_GET.name, errno.EINVAL, f": {target} is not a map")
 
 
 def type_name(map_type: int) -> str:

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from chadthrottle.bpf.constants import MapFlag, MapType
-from chadthrottle.bpf.errors import ENOTSUPP, BpfError
+from chadthrottle.bpf.errors import BpfError
 from chadthrottle.bpf.map_compat import NO_BTF_MAP_TYPES
 from chadthrottle.bpf.maps import Map
 from chadthrottle.bpf.percpu import PERCPU_MAP_TYPES, possible_cpus
@@ -102,15 +102,17 @@ def _create(spec: MapSpec, btf_fd: int, inner_fd: int) -> Map:
             btf_key_type_id=spec.btf_key_type_id if with_btf else 0,
             btf_value_type_id=spec.btf_value_type_id if with_btf else 0,
             inner_map_fd=inner_fd,
-            numa_node=spec.numa_node,
+            numa_node=spec.numa_node if spec.flags & MapFlag.BPF_F_NUMA_NODE else None,
             map_extra=spec.map_extra,
         )
 
     try:
         made = attempt(typed)
     except BpfError as error:
-        # A map type without map_check_btf answers ENOTSUPP to any BTF (map_check_no_btf).
-        if not typed or error.errno not in (ENOTSUPP, errno.EOPNOTSUPP):
+        # A map type may take no BTF (ENOTSUPP, map_check_no_btf() in kernel/bpf/syscall.c), or not this (EINVAL: a
+        # hash whose key has a size and no type, …). BTF is for showing what is inside; maps do without, as with
+        # libbpf. Where the kernel needs it (a spin lock, socket storage) it refuses again, or the program.
+        if not typed or error.errno == errno.EPERM:
             raise
         made = attempt(False)
     made.name = spec.name

@@ -7,7 +7,7 @@ from typing import Self
 
 from chadthrottle.bpf import attr, map_compat, percpu
 from chadthrottle.bpf.constants import BPF_OBJ_NAME_LEN, BpfCmd, MapFlag
-from chadthrottle.bpf.descriptor import obj_get
+from chadthrottle.bpf.descriptor import obj_get, require_kind
 from chadthrottle.bpf.info import MapInfo, fd_by_id, map_info
 from chadthrottle.bpf.map_batch import BatchMap
 from chadthrottle.bpf.memlock import retry_unlocked
@@ -103,7 +103,7 @@ class Map(BatchMap):
         """The map pinned at `path`. `file_flags`: 0, BPF_F_RDONLY or BPF_F_WRONLY. Raises BpfError:
         ENOENT when nothing is there, EINVAL when it is not a map.
         """
-        return cls._adopt(obj_get(path, file_flags))
+        return cls._adopt(obj_get(path, file_flags), path)
 
     @classmethod
     def by_id(cls, map_id: int) -> "Map":
@@ -111,9 +111,10 @@ class Map(BatchMap):
         return cls._adopt(fd_by_id(BpfCmd.BPF_MAP_GET_FD_BY_ID, map_id))
 
     @classmethod
-    def _adopt(cls, fd: int) -> "Map":
+    def _adopt(cls, fd: int, pin: Path | str | None = None) -> "Map":
         try:
-            map_compat.ensure_map(fd)
+            if pin is not None:
+                require_kind(fd, "map", pin)
             info = map_info(fd)
         except BaseException:
             os.close(fd)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from chadthrottle.bpf import attr
 from chadthrottle.bpf.constants import AttachType, BpfCmd, ProgType
-from chadthrottle.bpf.descriptor import Descriptor, obj_get
+from chadthrottle.bpf.descriptor import Descriptor, obj_get, require_kind
 from chadthrottle.bpf.info import ProgramInfo, fd_by_id, program_info
 from chadthrottle.bpf.syscall import bpf
 
@@ -51,8 +51,10 @@ class Program(Descriptor):
 
     @classmethod
     def open_pinned(cls, path: Path | str) -> "Program":
-        """The program pinned at `path`. Raises BpfError."""
-        return cls._adopt(obj_get(path))
+        """The program pinned at `path`. Raises BpfError: ENOENT when nothing is there, EINVAL when it is not a
+        program.
+        """
+        return cls._adopt(obj_get(path), path)
 
     @classmethod
     def by_id(cls, program_id: int) -> "Program":
@@ -60,9 +62,11 @@ class Program(Descriptor):
         return cls._adopt(fd_by_id(BpfCmd.BPF_PROG_GET_FD_BY_ID, program_id))
 
     @classmethod
-    def _adopt(cls, fd: int) -> "Program":
+    def _adopt(cls, fd: int, pin: Path | str | None = None) -> "Program":
         program = cls(fd, "?", ProgType.BPF_PROG_TYPE_UNSPEC)
         try:
+            if pin is not None:
+                require_kind(fd, "program", pin)
             info = program.info()
         except BaseException:
             program.close()

@@ -451,7 +451,7 @@ class TestPins:
             Map.open_pinned(bpffs / "absent")
         with raw.load(ProgType.BPF_PROG_TYPE_SOCKET_FILTER, raw.returning(0)) as program:
             program.pin(bpffs / "program")
-            with pytest.raises(BpfError, match="bpf-prog is not a map") as caught:
+            with pytest.raises(BpfError, match="not a map but bpf-prog") as caught:
                 Map.open_pinned(bpffs / "program")
             assert caught.value.errno == errno.EINVAL
         with pytest.raises(BpfError, match="ENOENT"):
