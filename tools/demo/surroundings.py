@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chadthrottle.bpf.cgroupfs import cgroup2_mounts
+from chadthrottle.bpf.cgroupfs import cgroup2_mounts, mounts
 from chadthrottle.errors import KernelCannotError, NotPermittedError
 from tools.demo.errors import DemoError, checked
 
@@ -35,7 +35,7 @@ def private_bpffs() -> Iterator[None]:
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         checked("unshare", libc.unshare(CLONE_NEWNS))
-        _mount(libc, "none", "/", None, MS_REC | MS_PRIVATE)
+        _keep_mounts_private(libc)
         _mount(libc, "chadthrottle-demo", "/proc/1", "tmpfs")
         Path("/proc/1/root").symlink_to("/")
         _mount(libc, "chadthrottle-demo", str(BPFFS), "bpf")
@@ -49,6 +49,18 @@ def private_bpffs() -> Iterator[None]:
     finally:
         # With the filesystem go its pins, with them the links.
         checked("umount", libc.umount2(os.fsencode(BPFFS), MNT_DETACH))
+
+
+def _keep_mounts_private(libc: ctypes.CDLL) -> None:
+    """What is mounted from here on shows in no other namespace."""
+    try:
+        _mount(libc, "none", "/", None, MS_REC | MS_PRIVATE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # In a chroot, "/" may be no mount itself: then each of the mounts that are seen from it.
+        for mount in mounts():
+            _mount(libc, "none", str(mount.mount_point), None, MS_PRIVATE)
 
 
 def _mount(libc: ctypes.CDLL, source: str, target: str, kind: str | None, flags: int = 0) -> None:
