@@ -177,6 +177,8 @@ def run(*command: str, root: bool = False, env: dict[str, str] | None = None) ->
     With root=True through sudo, unless we are root already. Not Context.run: that copies the output
     through pipes, and the tools then show neither colours nor progress.
     """
+    if root and not _root_is_a_mount():
+        command = ("tools/own_root.sh", *command)
     if root and os.geteuid() != 0:
         settings = NOTHING_LEFT_BY_ROOT | (env or {})
         command = ("sudo", "env", *(f"{name}={value}" for name, value in settings.items()), *command)
@@ -192,6 +194,14 @@ def run(*command: str, root: bool = False, env: dict[str, str] | None = None) ->
 def _path() -> str:
     """$PATH with this environment first and the administrator's directories, where ip and bpftool are, last."""
     return os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+
+def _root_is_a_mount() -> bool:
+    """False in a plain chroot. os.path.ismount() cannot tell: the root directory's parent is itself."""
+    try:
+        return any(line.split(" ")[4] == "/" for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    except OSError:
+        return True  # no /proc: worse is to come, and will say so
 
 
 def _writable(path: str) -> bool:

@@ -130,10 +130,15 @@ def _mount(mount_point: Path) -> None:
 def _mount_in_namespace_of_pid_1(mount_point: Path, failures: list[OSError]) -> None:
     try:
         namespace = os.open("/proc/1/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        root = os.open(PID_1_ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _call("unshare", CLONE_FS)
             _call("setns", namespace, CLONE_NEWNS)
+            # setns() leads to the namespace's root, and pid 1 may have changed its own (a container by chroot).
+            os.fchdir(root)
+            os.chroot(".")
         finally:
+            os.close(root)
             os.close(namespace)
         _mount_here("/" / mount_point.relative_to(PID_1_ROOT))
     except OSError as error:

@@ -86,7 +86,7 @@ def test_proc_of_another_namespace_cannot_deceive() -> None:
         inner.stdout.readline()
         child = next(iter({each.pid for each in procs.descendants(inner.pid)}))
         # In its mount namespace, not in its PID namespace.
-        answer = ask(2, "nsenter", f"--mount=/proc/{child}/ns/mnt")
+        answer = ask(2, "nsenter", f"--mount=/proc/{child}/ns/mnt", f"--root=/proc/{child}/root", f"--wd={Path.cwd()}")
         assert answer.startswith("5 ")
         assert "/proc" in answer
     finally:
