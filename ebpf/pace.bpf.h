@@ -5,7 +5,7 @@
  * rate of each sending socket, steered so that what they send together meets the limit:
  *
  *   egress          epoch over?  share *= limit / offered, damped, and a little more or less to keep the bucket just
- *                   ahead of its rate (next_share);  at most 5/4 of the limit
+ *                   ahead of its rate (next_share)
  *   RTT callback    a socket that sends gets ACKs: takes the share over
  *
  * One busy socket among many silent ones thus has the whole limit; counting sockets and dividing would give it a part.
@@ -42,6 +42,13 @@
 #define SHARE_ONE 1024
 #define SHARE_LEAST 256
 #define SHARE_MOST 3072
+/*
+ * And no more than 5/4 of it, or a socket that was silent would begin with a burst. At high rates a busy one may need
+ * more: TCP's timer, asked for every 50 us, comes late where processors are busy, and only half a buffer's time is made
+ * up for. Then the share grows until it does not bind any more, and the bucket holds the limit.
+ */
+#define BUSY_TIMER_BYTES_PER_S 125000000
+#define BUSY_SHARE_MOST 4
 /* No socket gets less than this part of the limit, or it would not notice that there is room again. */
 #define SHARE_FLOOR_SHIFT 10
 
@@ -66,8 +73,11 @@ static __always_inline __u64 next_share(__u64 share, __u64 limit, __u64 offered,
 {
 	__s64 ahead = ahead_ns < AHEAD_MOST_NS ? ahead_ns : AHEAD_MOST_NS;
 	__u64 catch_up = epoch_ns * CATCH_UP_EPOCHS;
+	__u64 most = limit + limit / 4;
 	__u64 wanted, correction;
 
+	if (limit >= BUSY_TIMER_BYTES_PER_S && offered > limit / 2)
+		most = limit * BUSY_SHARE_MOST;
 	if (ahead < AHEAD_TARGET_NS)
 		wanted = limit + limit * ((AHEAD_TARGET_NS - ahead) * SHARE_ONE / catch_up) / SHARE_ONE;
 	else
@@ -80,8 +90,8 @@ static __always_inline __u64 next_share(__u64 share, __u64 limit, __u64 offered,
 	share = share * ((correction + SHARE_ONE) / 2) / SHARE_ONE;
 	if (share < limit >> SHARE_FLOOR_SHIFT)
 		share = limit >> SHARE_FLOOR_SHIFT;
-	if (share > limit + limit / 4)
-		share = limit + limit / 4;
+	if (share > most)
+		share = most;
 	return share ? share : 1;
 }
 

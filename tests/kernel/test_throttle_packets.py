@@ -25,6 +25,7 @@ TICKS_PER_S = 256 * 10**9
 PASS, OVER, FAR_OVER = range(3)  # enum police_verdict
 AF_INET, AF_INET6 = 2, 10
 MS = 1_000_000
+GBIT = 125_000_000  # bytes/s
 BURST_NS, RESERVE_NS = 200 * MS, 25 * MS
 TIMES = 100
 KEY = bytes(4)
@@ -94,12 +95,13 @@ def next_share(share: int, limit: int, offered: int, ahead_ns: int, epoch_ns: in
     step = limit * (abs(missing) * 1024 // (8 * epoch_ns)) // 1024
     wanted = limit + step if missing > 0 else limit - step
     correction = min(max(wanted * 1024 // offered, 256), 3072) if offered else 3072
-    return max(1, min(max(share * ((correction + 1024) // 2) // 1024, limit >> 10), limit + limit // 4))
+    most = 4 * limit if limit >= GBIT and offered > limit // 2 else limit + limit // 4
+    return max(1, min(max(share * ((correction + 1024) // 2) // 1024, limit >> 10), most))
 
 
 def test_the_next_share(reckon: Reckoner) -> None:
     for limit in RATES:
-        shares = (1, limit >> 10 or 1, limit // 64, limit // 8, limit, limit + limit // 4)
+        shares = (1, limit >> 10 or 1, limit // 64, limit // 8, limit, limit + limit // 4, 4 * limit)
         offers = (0, 1, limit // 64, limit // 2, limit, limit + limit // 50, 3 * limit, 1000 * limit)
         for share, offered in itertools.product(shares, offers):
             for ahead_ns, epoch_ns in itertools.product((0, 20 * MS, 150 * MS, 10**13), (50 * MS, 1000 * MS)):
@@ -110,6 +112,18 @@ def test_the_next_share(reckon: Reckoner) -> None:
 def test_a_share_that_fits_stays(reckon: Reckoner) -> None:
     for limit in RATES:
         assert reckon("share", limit, limit, limit, 20 * MS, 50 * MS) == limit
+
+
+def test_a_socket_whose_timer_is_late_gets_the_limit(reckon: Reckoner) -> None:
+    """It sends half of what it may; one that then falls silent does not begin with a burst."""
+    for limit in (rate for rate in RATES if rate >= GBIT):
+        share, ahead_ns, epoch_ns, sent = limit, 0, 50 * MS, []
+        for _ in range(100):
+            sent.append(share // 2)
+            ahead_ns = max(0, ahead_ns + epoch_ns * (sent[-1] - limit) // limit)
+            share = reckon("share", share, limit, sent[-1], ahead_ns, epoch_ns)
+        assert 0.98 < sum(sent[20:]) / len(sent[20:]) / limit < 1.02
+        assert reckon("share", share, limit, limit // 10, 0, epoch_ns) <= limit + limit // 4
 
 
 @pytest.mark.parametrize("sockets", [1, 8, 64, 512])
