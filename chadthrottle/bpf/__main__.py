@@ -1,6 +1,7 @@
 """`python -m chadthrottle.bpf check|load|dump OBJ`: the runtime by itself, on anyone's object."""
 
 import argparse
+import errno
 import os
 import sys
 from pathlib import Path
@@ -98,6 +99,14 @@ def _print_json(data: dict[str, Any]) -> None:
     print(json.dumps(data))
 
 
+def _out_of_the_ordinary(error: OSError | MemoryError) -> ChadthrottleError:
+    """What befell this process and not the object: no descriptors left, no memory, a /proc that cannot be read."""
+    what = "out of memory" if isinstance(error, MemoryError) else str(error)
+    few = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    hint = "Raise the limit of open files with `ulimit -n` (RLIMIT_NOFILE)." if few else None
+    return ChadthrottleError(what, hint=hint)
+
+
 def _printable(text: str) -> str:
     """Without what a hostile object's names could do to a terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
@@ -110,7 +119,8 @@ def main(argv: list[str] | None = None) -> int:
         syscall.trace = lambda line: print(line, file=sys.stderr)
     try:
         answer, status = _run(arguments)
-    except ChadthrottleError as error:
+    except (ChadthrottleError, OSError, MemoryError) as failed:
+        error = failed if isinstance(failed, ChadthrottleError) else _out_of_the_ordinary(failed)
         if arguments.json:
             _print_json(commands.error_answer(error))
         else:

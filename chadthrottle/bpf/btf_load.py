@@ -61,7 +61,8 @@ def _attempt(btf: Btf, log: "ctypes.Array[ctypes.c_char] | None" = None) -> tupl
 
 def _refusal(btf: Btf, number: int) -> BpfError:
     log = (ctypes.c_char * _LOG_BYTES)()
-    _attempt(btf, log)
+    if number not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # not about what is in it
+        _attempt(btf, log)
     lines = [line for line in log.value.decode("utf-8", "replace").splitlines() if line.strip()]
     if not lines:
         return failure("BPF_BTF_LOAD", number, "of the object's BTF")

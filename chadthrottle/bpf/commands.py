@@ -1,5 +1,6 @@
 """What the subcommands of `python -m chadthrottle.bpf` do; each returns an Answer, none prints."""
 
+import errno
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from chadthrottle.bpf.loader import LoadedObject, Loader, load
 from chadthrottle.bpf.map_compat import type_name
 from chadthrottle.bpf.maps import Map
 from chadthrottle.bpf.spec import MapSpec, ObjectSpec, ProgramSpec
-from chadthrottle.errors import ChadthrottleError, UsageError
+from chadthrottle.errors import ChadthrottleError, KernelCannotError, NotPermittedError, UsageError
 
 __all__ = ["Answer", "check", "dump", "error_answer", "load_and_pin"]
 
@@ -179,10 +180,16 @@ def _make_dir(path: Path) -> None:
     try:
         path.mkdir()
     except OSError as error:
-        raise UsageError(
-            f"cannot make {path}: {error.strerror}",
-            hint="It must lie in a bpffs; to mount one: mount -t bpf bpf /sys/fs/bpf",
-        ) from error
+        message = f"cannot make {path}: {error.strerror}"
+        if error.errno == errno.EROFS:
+            hint = f"The filesystem of {path.parent} is mounted read-only; for writing: mount -o remount,rw PLACE"
+            raise KernelCannotError(message, hint=hint) from error
+        if error.errno == errno.EPERM and "." in path.name:
+            raise UsageError(message, hint="Names in bpffs have no dots.") from error
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise NotPermittedError(message, hint="Run it with sudo.") from error
+        hint = "It must lie in a bpffs; to mount one: mount -t bpf bpf /sys/fs/bpf"
+        raise UsageError(message, hint=hint) from error
 
 
 def _object_entry(spec: ObjectSpec) -> _Json:

@@ -84,6 +84,8 @@ def _why_not_pinned(number: int, path: Path) -> str | None:
     # bpf_obj_do_pin() takes EPERM for a directory of another filesystem.
     if number in (errno.EPERM, errno.ENOENT):
         return f"{path.parent} must be a directory in a bpffs; to mount one: mount -t bpf bpf /sys/fs/bpf"
+    if number == errno.EROFS:
+        return f"{path.parent} is mounted read-only; for writing: mount -o remount,rw PLACE, or pin elsewhere."
     if number == errno.EEXIST:
         return "Something is pinned there already; choose another place, or remove it with rm."
     return None

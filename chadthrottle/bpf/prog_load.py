@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from chadthrottle.bpf import attr, core_reloc
@@ -21,6 +22,9 @@ _FIRST_LOG_BYTES = 64 << 10
 _MOST_LOG_BYTES = 16 << 20
 # The verifier gives up with EAGAIN when a signal is pending (kernel commit c3494801cd17).
 _ATTEMPTS = 5
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
+# What bpf_tracing_func_proto() gives to nobody under LOCKDOWN_BPF_READ_KERNEL or _WRITE_USER.
+_LOCKED_HELPER = re.compile(r"(unknown func|cannot use helper) bpf_probe_(read|write)")
 _SUMMARY = re.compile(r"^(processed \d+ insns|verification time|stack depth|func#\d+ )")
 
 
@@ -71,6 +75,8 @@ def load_program(program: ProgramSpec, license_text: str, btf: Btf | None, side:
     fd, number = retry_unlocked(lambda: _attempt(request))
     if number == 0:
         return fd
+    if number in (errno.EMFILE, errno.ENFILE):  # verified, and no descriptor to give: a log would tell nothing
+        raise failure("BPF_PROG_LOAD", number, f"of program {program.name} ({program.section})")
     fd, log = _attempt_with_log(request)
     if fd >= 0:
         return fd
@@ -127,7 +133,19 @@ def _refusal(program: ProgramSpec, btf: Btf | None, number: int, log: str) -> Bp
     missing = describe_permission()
     if missing is not None:
         error.exit_code, error.hint = 3, missing
+    elif _LOCKED_HELPER.search(tail) and (mode := _lockdown()) is not None:
+        error.exit_code = 3
+        error.hint = f"Kernel lockdown ({mode}) takes this helper away. {_LOCKDOWN} shows it; Secure Boot may set it."
     return error
+
+
+def _lockdown() -> str | None:
+    """The mode that kernel_lockdown(7) is in; None for none."""
+    try:
+        found = re.search(r"\[(\w+)\]", _LOCKDOWN.read_text(encoding="ascii"))
+    except OSError:  # not built in, or securityfs is not mounted
+        return None
+    return found[1] if found and found[1] != "none" else None
 
 
 def _telling_lines(log: str) -> list[str]:

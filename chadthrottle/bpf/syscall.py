@@ -38,6 +38,12 @@ CAP_PERFMON = 38
 CAP_BPF = 39
 
 
+_Attribute = ctypes.Structure | ctypes.Array[ctypes.c_uint64]
+
+# Commands whose EPERM, where no capability lacks, is somebody's policy and not about a particular object.
+_MAKING = ("BPF_PROG_LOAD", "BPF_MAP_CREATE", "BPF_BTF_LOAD")
+
+
 def _syscall_number() -> int:
     machine = os.uname().machine
     # A 32-bit interpreter on a 64-bit kernel makes 32-bit system calls.
@@ -54,14 +60,14 @@ def _syscall_number() -> int:
 
 
 @cache
-def _resolve() -> Callable[[int, ctypes.Structure, int], int]:
+def _resolve() -> Callable[[int, _Attribute, int], int]:
     if sys.byteorder != "little":
         raise NotSupportedError("big-endian machines (chadthrottle's objects are little-endian)", "3.18")
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     number = ctypes.c_long(_syscall_number())
 
-    def call(command: int, attribute: ctypes.Structure, size: int) -> int:
+    def call(command: int, attribute: _Attribute, size: int) -> int:
         return int(libc.syscall(number, ctypes.c_int(command), ctypes.byref(attribute), ctypes.c_uint(size)))
 
     return call
@@ -98,12 +104,19 @@ def failure(command: str, number: int, what: str = "", hint: str | None = None) 
     message = f"{command} {what}".rstrip() + f": {errno_name(number)} ({os.strerror(number)})"
     error = BpfError(command, number, message, hint=hint)
     if number in (errno.EPERM, errno.EACCES):
-        missing = describe_permission()
+        missing = describe_permission() or _describe_denial()
         if missing is not None:
             error.exit_code = 3
             error.hint = missing
+        elif hint is None and command in _MAKING:
+            error.hint = (
+                "This process lacks no capability: the kernel's build or a security module refuses it. See `dmesg` "
+                "and the audit log."
+            )
     elif number == errno.ENOSYS:
         error.hint = "This kernel was built without CONFIG_BPF_SYSCALL, or seccomp hides bpf(2)."
+    elif number in (errno.EMFILE, errno.ENFILE):
+        error.hint = "Every map and program is an open file: raise the limit with `ulimit -n` (RLIMIT_NOFILE)."
     return error
 
 
@@ -113,7 +126,12 @@ def describe_permission() -> str | None:
     CAP_BPF stands beside CAP_SYS_ADMIN since Linux 5.8; networking programs and cgroup hooks want
     CAP_NET_ADMIN, tracing programs CAP_PERFMON.
     """
-    effective = _effective_capabilities()
+    effective = int(_status("CapEff") or "0", 16)
+    if effective and not _in_first_user_namespace():
+        return (
+            "This process has its capabilities in a user namespace only, and bpf(2) asks for the machine's own: run it "
+            "outside the container, with sudo."
+        )
     if effective & (1 << CAP_SYS_ADMIN):
         return None
     wanted = {"CAP_BPF": CAP_BPF, "CAP_NET_ADMIN": CAP_NET_ADMIN, "CAP_PERFMON": CAP_PERFMON}
@@ -123,9 +141,35 @@ def describe_permission() -> str | None:
     return f"This process lacks {', '.join(missing)}: run it with sudo."
 
 
-def _effective_capabilities() -> int:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                return int(line.split()[1], 16)
-    return 0
+def _describe_denial() -> str | None:
+    """Who keeps this process from bpf(2) altogether; None when nobody does.
+
+    The kernel knows no such command and answers EINVAL, unless a filter answers in its place.
+    """
+    unknown, nothing = 0x7FFF_FFFF, (ctypes.c_uint64 * 1)()
+    _resolve()(unknown, nothing, ctypes.sizeof(nothing))
+    if ctypes.get_errno() not in (errno.EPERM, errno.EACCES):
+        return None
+    if _status("Seccomp") == "2":  # SECCOMP_MODE_FILTER
+        return (
+            "A seccomp filter denies bpf(2) to this process, whatever it asks: allow it in the container's profile, or "
+            "in the service's SystemCallFilter=."
+        )
+    return "A security module denies bpf(2) to this process, whatever it asks: see the audit log."
+
+
+def _in_first_user_namespace() -> bool:
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as mapping:
+            return mapping.read().split() == ["0", "0", "4294967295"]
+    except OSError:  # CONFIG_USER_NS=n: there is no other
+        return True
+
+
+def _status(field: str) -> str | None:
+    """A field of /proc/self/status (proc_pid_status(5))."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return next((line.split()[1] for line in status if line.startswith(f"{field}:")), None)
+    except OSError:  # no /proc, or no descriptor left
+        return None

@@ -18,6 +18,7 @@ from chadthrottle.bpf.parse import open_object
 from chadthrottle.bpf.programs import Program
 
 ObjectPath = Callable[[str], Path]
+ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
@@ -204,6 +205,50 @@ def test_check_without_privilege_says_which_and_exits_3(object_path: ObjectPath)
     assert done.returncode == 3
     assert "CAP_BPF" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "load"])
+@pytest.mark.parametrize(
+    ("wrapper", "status", "words"),
+    [
+        ([sys.executable, "-m", "tests.support.confined"], 3, "A seccomp filter denies bpf(2)"),
+        (["unshare", "--user", "--map-root-user"], 3, "in a user namespace only"),
+        (["setpriv", "--bounding-set=-sys_admin,-bpf"], 3, "lacks CAP_BPF: run it with sudo"),
+        (["setpriv", "--bounding-set=-sys_admin,-net_admin"], 3, "lacks CAP_NET_ADMIN: run it with sudo"),
+        (["prlimit", "--nofile=8"], 5, "raise the limit with `ulimit -n`"),
+    ],
+)
+def test_who_keeps_bpf_from_us(
+    command: str, wrapper: list[str], status: int, words: str, object_path: ObjectPath
+) -> None:
+    done = run_under(wrapper, command, object_path("globals"))
+    assert done.returncode == status
+    said = done.stdout if command == "check" else done.stderr
+    assert words in " ".join(said.split())
+    assert "Traceback" not in done.stderr
+
+
+def run_under(wrapper: list[str], *arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [*wrapper, sys.executable, "-m", "chadthrottle.bpf", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+
+
+def test_a_kernel_without_btf_is_told_apart(object_path: ObjectPath) -> None:
+    hide = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs none /sys/kernel/btf; exec "$@"', "sh"]
+    done = run_under(hide, "load", object_path("kfunc"))
+    assert done.returncode == 5
+    assert "CONFIG_DEBUG_INFO_BTF" in done.stderr
+
+
+def test_a_read_only_bpffs_is_named(object_path: ObjectPath, bpffs: Path) -> None:
+    (bpffs / "there").mkdir()
+    read_only = ["unshare", "--mount", "sh", "-ec", f'mount -o remount,bind,ro {bpffs}; exec "$@"', "sh"]
+    for directory in (bpffs / "new", bpffs / "there"):
+        done = run_under(read_only, "load", object_path("globals"), "--pin", directory)
+        assert done.returncode == 5
+        assert "mounted read-only" in done.stderr
+    assert [p.name for p in bpffs.iterdir() if p.suffix != ".debug"] == ["there"]
+    (bpffs / "there").rmdir()
 
 
 def test_debug_logs_each_call(object_path: ObjectPath) -> None:
