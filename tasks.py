@@ -78,6 +78,7 @@ def test(_: Context, args: str = "") -> None:
         sys.executable,
         *("-m", "pytest", *shlex.split(args)),
         root=True,
+        namespaces=True,
         env={"CHADTHROTTLE_REQUIRE_KERNEL_TESTS": "1", "PATH": _path()},
     )
 
@@ -100,7 +101,7 @@ def demo(_: Context) -> None:
 def bench(_: Context) -> None:
     """Run every benchmark in benchmarks/."""
     for script in sorted((ROOT / "benchmarks").glob("*.py")):
-        run(sys.executable, str(script.relative_to(ROOT)), root=True, env={"PATH": _path()})
+        run(sys.executable, str(script.relative_to(ROOT)), root=True, namespaces=True, env={"PATH": _path()})
 
 
 @task(
@@ -110,7 +111,7 @@ def bench(_: Context) -> None:
 def stress(_: Context, seconds: int = 60, seed: int = 0) -> None:
     """Set and end limits at random under many programs and sockets; then every counter has to add up."""
     words = ("--seconds", str(seconds), *(("--seed", str(seed)) if seed else ()))
-    run(sys.executable, "-m", "tools.stress", *words, root=True, env={"PATH": _path()})
+    run(sys.executable, "-m", "tools.stress", *words, root=True, namespaces=True, env={"PATH": _path()})
 
 
 @task(
@@ -171,13 +172,14 @@ def uninstall(_: Context, prefix: str = "/usr/local", destdir: str = "") -> None
     run(sys.executable, "tools/install.py", "uninstall", *arguments, root=not _writable(destdir + prefix))
 
 
-def run(*command: str, root: bool = False, env: dict[str, str] | None = None) -> None:
+def run(*command: str, root: bool = False, namespaces: bool = False, env: dict[str, str] | None = None) -> None:
     """Run a command in the source root, on this terminal; when it fails, end the task with its status.
 
     With root=True through sudo, unless we are root already. Not Context.run: that copies the output
-    through pipes, and the tools then show neither colours nor progress.
+    through pipes, and the tools then show neither colours nor progress. `namespaces`: it changes mount
+    namespaces by ip(8) or unshare(1), which want a root directory that is a mount.
     """
-    if root and not _root_is_a_mount():
+    if namespaces and not _root_is_a_mount():
         command = ("tools/own_root.sh", *command)
     if root and os.geteuid() != 0:
         settings = NOTHING_LEFT_BY_ROOT | (env or {})
