@@ -16,6 +16,8 @@ from tools import build_ebpf as tool
 
 ROOT = tool.ROOT
 
+COMPARISON = ROOT / "benchmarks" / "bench.py"
+
 LEFTOVERS = (
     "build",
     "dist",
@@ -97,11 +99,37 @@ def demo(_: Context) -> None:
     run(sys.executable, "-m", "tools.demo", root=True, env={"PATH": _path()})
 
 
-@task(pre=[build_ebpf])
-def bench(_: Context) -> None:
-    """Run every benchmark in benchmarks/."""
-    for script in sorted((ROOT / "benchmarks").glob("*.py")):
-        run(sys.executable, str(script.relative_to(ROOT)), root=True, namespaces=True, env={"PATH": _path()})
+@task(
+    pre=[build_ebpf],
+    help={
+        "quick": "six cells, five minutes; else every cell, an hour and a half",
+        "cells": "only cells whose title matches this regular expression",
+        "only": "only these limiters, with commas between them",
+        "seconds": "how long each is measured",
+        "install": "first install the limiters that are not here, from Debian's packages and PyPI",
+        "output": "where page and picture go, instead of docs/; '-' for nowhere",
+        "others": "run every other benchmark in benchmarks/ instead",
+    },
+)
+def bench(
+    _: Context,
+    quick: bool = False,
+    cells: str = "",
+    only: str = "",
+    seconds: int = 0,
+    install: bool = False,
+    output: str = "",
+    others: bool = False,
+) -> None:
+    """Measure chadthrottle beside what a user would pick instead, for docs/accuracy.md."""
+    if others:
+        for script in sorted(set((ROOT / "benchmarks").glob("*.py")) - {COMPARISON}):
+            run(sys.executable, str(script.relative_to(ROOT)), root=True, env={"PATH": _path()})
+        return
+    flags = [f"--{name}" for name, given in (("quick", quick), ("install", install)) if given]
+    values = {"cells": cells, "only": only, "seconds": str(seconds or ""), "output": output}
+    flags += [f"--{name}={value}" for name, value in values.items() if value]
+    run(sys.executable, str(COMPARISON.relative_to(ROOT)), *flags, root=True, env={"PATH": _path()})
 
 
 @task(

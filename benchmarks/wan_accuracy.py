@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script, only benchmarks/ itself is on the path
 
 from benchmarks.accuracy.cells import Cell  # noqa: E402
+from benchmarks.accuracy.machine import machine  # noqa: E402
 from benchmarks.accuracy.measure import unlimited  # noqa: E402
-from benchmarks.accuracy.report import machine  # noqa: E402
 from benchmarks.wan import Carried, wan  # noqa: E402
 from benchmarks.wan.ping import pings  # noqa: E402
 from tests.support.kernel_lock import kernel_lock  # noqa: E402

@@ -98,10 +98,10 @@ def network(cell: Cell) -> Iterator[tuple[Endpoint, Endpoint]]:
             print(f"the relay dropped {dropped} packets: the next row has its losses, too", file=sys.stderr, flush=True)
 
 
-def wait_until_under_way(cell: Cell, sender: End) -> None:
+def wait_until_under_way(cell: Cell, sender: End, enough_bytes: int = UNDER_WAY_BYTES) -> None:
     """Until the flows have moved what they need to be as fast as they get, or patience is over."""
     deadline = time.monotonic() + PATIENCE_S
-    while cell.protocol == "tcp" and total(sender.mark()["flows"], "acked") < UNDER_WAY_BYTES:
+    while cell.protocol == "tcp" and total(sender.mark()["flows"], "acked") < enough_bytes:
         if time.monotonic() > deadline:
             break  # the row will show it
         time.sleep(0.02)

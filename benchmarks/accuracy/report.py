@@ -2,13 +2,12 @@
 
 import datetime as dt
 import os
-import platform
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
+from benchmarks.accuracy.machine import machine
 from benchmarks.accuracy.measure import Result
 
-__all__ = ["HEADER", "machine", "report", "row"]
+__all__ = ["HEADER", "report", "row"]
 
 HEADER = (
     "| traffic | limit | flows | achieved | in bounds | worst s | best s | first s | dropped "
@@ -78,10 +77,3 @@ def report(rows: Sequence[str], command: str, carried: str) -> Iterator[str]:
     yield from rows
     yield ""
     yield f"Load average {os.getloadavg()[0]:.1f} at the end: other work on the machine is in these numbers."
-
-
-def machine() -> str:
-    """What this was measured on."""
-    lines: Iterable[str] = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
-    return f"{os.cpu_count()} CPUs, {model}, Linux {platform.release()}, Python {platform.python_version()}"

@@ -1,0 +1,1 @@
+"""chadthrottle and what a user would pick instead, on the same traffic, side by side (docs/accuracy.md)."""
