@@ -14,15 +14,26 @@ def program() -> None:
     have made, and the interpreter taking itself apart (benchmarks/throttle_cost.py --only timing).
     """
     gc.set_threshold(50_000)
+    _open_what_is_closed()
     from chadthrottle.cli import main
 
     status = main()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except BrokenPipeError:  # whoever read it has gone: `list | head -1`
+    except OSError:  # whoever read it has gone, `list | head -1`, or the disk is full
         status = status or 1
     os._exit(status)
+
+
+def _open_what_is_closed() -> None:
+    """Started with `>&-`, or by a daemon that closed everything: 0, 1 and 2 would be the next maps and programs.
+
+    open(2) gives the lowest number that is free, so in this order each gets its own.
+    """
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The command line: `main` runs it, and turns whatever goes wrong into a message and a status."""
 
+import errno
+import os
 import sys
 from itertools import takewhile
 
@@ -35,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         return failed("interrupted", None, INTERRUPTED)
     except click.ClickException as error:
         return failed(error.format_message(), _usage_hint(error), error.exit_code)
+    except OSError as error:
+        return failed(*_of_the_surroundings(error), 1)
     except Exception as error:  # noqa: BLE001 # a bug, and the user gets no traceback unasked
         return failed(_in_one_line(error), REPORT, 1)
     finally:
@@ -59,13 +63,19 @@ class _Failure:
             print(traceback.format_exc(), end="", file=self.settings.log or sys.stderr, flush=True)
         if self.settings.status_of_errors is not None and status != INTERRUPTED:
             status = self.settings.status_of_errors
-        if self.as_json:
-            click.echo(error_json(status, message, hint))
-            return status
-        click.echo(fitted(f"error: {message}"), err=True)
-        if hint is not None:
-            click.echo(fitted(hint), err=True)
+        if not (self.as_json and _could_write(error_json(status, message, hint))):
+            said = fitted(f"error: {message}") + ("" if hint is None else f"\n{fitted(hint)}")
+            _could_write(said, on_standard_error=True)  # if not, the status alone tells
         return status
+
+
+def _could_write(text: str, *, on_standard_error: bool = False) -> bool:
+    """Whether somebody may have read it: the disk may be full."""
+    try:
+        click.echo(text, err=on_standard_error)
+    except OSError:
+        return False
+    return True
 
 
 def _usage_hint(error: click.ClickException) -> str | None:
@@ -73,6 +83,19 @@ def _usage_hint(error: click.ClickException) -> str | None:
         return None
     # Click's own parser does not always say which command it was parsing for.
     return f"Try: {error.ctx.command_path if error.ctx else PROGRAM} --help"
+
+
+def _of_the_surroundings(error: OSError) -> tuple[str, str]:
+    """What is wrong and what to do, where it is neither ours nor the user's; else it is a bug."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return os.strerror(error.errno), "Allow more: ulimit -n 1024, or sysctl fs.file-max for the whole machine."
+    # Writing to a descriptor names no file, and nothing else of ours writes.
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) and error.filename is None:
+        return (
+            f"the answer could not be written: {error.strerror}",
+            "What was asked may have been done all the same: chadthrottle list shows what is limited.",
+        )
+    return _in_one_line(error), REPORT
 
 
 def _in_one_line(error: Exception) -> str:

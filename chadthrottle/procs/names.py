@@ -20,6 +20,7 @@ __all__ = ["name_instead_of_pid"]
 SHOWN = 12
 """Commands in the message: with what stands around them it fits one screen of 24 lines."""
 NAME_WIDTH = 20
+ASKED_WIDTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Match:
 
 def name_instead_of_pid(name: str, command: str) -> ProcessNameError:
     """The error for `name`, with a line to copy for each process that has it; `command` holds {pid}."""
-    asked = printable(name)
+    asked = printable(name if len(name) <= ASKED_WIDTH else name[: ASKED_WIDTH - 1] + "…")
     found = _matching(name)
     if not found:
         return ProcessNameError(

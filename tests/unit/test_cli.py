@@ -1,5 +1,6 @@
 """The entry point: version, help, and what the user reads when something goes wrong."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from chadthrottle.bpf.errors import BpfError
 from chadthrottle.cli import main
 from chadthrottle.cli.root import root
 from chadthrottle.errors import KernelCannotError, NotPermittedError, UsageError
+
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -199,3 +202,54 @@ def test_as_a_program() -> None:
     command = [sys.executable, "-c", "import sys; from chadthrottle.cli import main; sys.exit(main())", "--version"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout == f"chadthrottle {__version__} (objects: {artifacts.flavour()})\n"
+
+
+def in_shell(words: str) -> subprocess.CompletedProcess[str]:
+    """`chadthrottle`, with redirections that Python cannot make."""
+    line = f"exec {sys.executable} -m chadthrottle {words}"
+    return subprocess.run(["sh", "-c", line], cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
+def test_an_answer_that_cannot_be_written() -> None:
+    done = in_shell("--help >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the answer could not be written: No space left on device\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_that_cannot_be_written() -> None:
+    """The status tells, and --json is told on standard error where standard output takes nothing."""
+    done = in_shell("throttle 0 10mbit --json >/dev/full")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: 0 is no PID")
+    assert in_shell("throttle 0 10mbit 2>/dev/full").returncode == 2
+    assert in_shell("throttle 0 10mbit --json >/dev/full 2>/dev/full").returncode == 2
+
+
+def test_started_with_everything_closed() -> None:
+    assert in_shell("--help <&- >&- 2>&-").returncode == 0
+    done = in_shell("throttle 0 10mbit >&-")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: 0 is no PID")
+
+
+def test_numbers_of_closed_streams_are_taken_by_nothing_of_ours() -> None:
+    """What is opened next would be written to by whoever means standard output."""
+    script = (
+        "from chadthrottle import __main__ as m; m._open_what_is_closed(); print(__import__('os').open('/', 0), file=e)"
+    )
+    for closed in "<&-", ">&-", "<&- >&-":
+        line = f"exec {sys.executable} -c \"e = __import__('sys').stderr; {script}\" {closed}"
+        done = subprocess.run(["sh", "-c", line], cwd=PROJECT, capture_output=True, text=True, check=True)
+        assert int(done.stderr) > 2
+
+
+def test_too_few_descriptors(failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]) -> None:
+    failing(OSError(errno.EMFILE, "Too many open files", "/proc/self/mountinfo"))
+    assert main(["fail"]) == 1
+    assert capsys.readouterr().err.startswith("error: Too many open files\nAllow more: ulimit -n")
+
+
+def test_a_name_as_long_as_a_book_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["throttle", "a" * 5000, "10mbit"]) == 2
+    assert max(map(len, capsys.readouterr().err.splitlines())) <= 80
