@@ -145,6 +145,7 @@ def _version(contender: Contender) -> str:
 def _install(chosen: Sequence[Contender]) -> None:
     missing = [each for each in chosen if _version(each).startswith("not installed")]
     if packages := [package for each in missing for package in each.packages]:
+        subprocess.run(["apt-get", "update"], check=True)
         subprocess.run(["apt-get", "install", "--yes", "--no-install-recommends", *packages], check=True)
     if traffictoll.TRAFFICTOLL in missing:
         traffictoll.install()
