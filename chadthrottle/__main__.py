@@ -1,6 +1,7 @@
 """The program as it is started: `chadthrottle`, or `python -m chadthrottle`."""
 
 import gc
+import io
 import os
 import sys
 
@@ -15,6 +16,7 @@ def program() -> None:
     """
     gc.set_threshold(50_000)
     _open_what_is_closed()
+    _write_what_the_terminal_has()
     from chadthrottle.cli import main
 
     status = main()
@@ -34,6 +36,13 @@ def _open_what_is_closed() -> None:
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def _write_what_the_terminal_has() -> None:
+    """Help and names hold letters that ISO 8859-1 lacks: better another letter than no answer."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -231,6 +232,15 @@ def test_started_with_everything_closed() -> None:
     done = in_shell("throttle 0 10mbit >&-")
     assert done.returncode == 2
     assert done.stderr.startswith("error: 0 is no PID")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_without_our_letters(encoding: str) -> None:
+    line = [sys.executable, "-m", "chadthrottle", "watch", "--help"]
+    variables = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(line, cwd=PROJECT, env=variables, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Usage: chadthrottle watch" in done.stdout
 
 
 def test_numbers_of_closed_streams_are_taken_by_nothing_of_ours() -> None:
