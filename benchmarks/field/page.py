@@ -7,8 +7,12 @@ from benchmarks.field.outcome import Delay, Outcome
 
 __all__ = ["Run", "delay_text", "page", "part_text", "rate_text", "row"]
 
+UNLIMITED = "none"
+"""The key of the traffic without a limit, which has nothing to be compared with."""
+NEAR = 0.03
+
 HEADER = (
-    "| limiter | achieved | worst s | best s | retransmitted | added delay, p50 | p99 | CPU s/GB | died |",
+    "| limiter | achieved | worst s | best s | retransmitted | added delay, p50 | p99 | CPU s/GB | errors |",
     "|---|---|---|---|---|---|---|---|---|",
 )
 
@@ -27,6 +31,7 @@ from the {seconds} seconds after the first.
   what the answer takes beyond what it takes without bulk and limit, in ms. ≥: not answered when it ended.
 - **CPU s/GB**: of both programs, the relay, the limiter and the kernel's work on packets; `-` where too little moved
   to tell it from the requests'.
+- **Errors**: what the sending or receiving calls of the programs returned.
 - UDP is offered at twice the limit, in datagrams of 1400 bytes.
 """
 
@@ -72,6 +77,8 @@ def page(run: Run, picture: str) -> Iterator[str]:
     yield "|---|---|---|"
     for _, name, version, about in run.compared:
         yield f"| {name} | {_cell(version)} | {_cell(about)} |"
+    yield ""
+    yield from _summary(run)
     for cell, outcomes in run.by_cell().items():
         yield ""
         yield f"## {cell[0].upper()}{cell[1:]} round trip"
@@ -85,11 +92,34 @@ def _how(seconds: int) -> Iterator[str]:
     yield from HOW.format(seconds=seconds).strip().splitlines()
 
 
+def _summary(run: Run) -> Iterator[str]:
+    yield "## In short"
+    yield ""
+    yield "Over all kinds of traffic below; *measured*: of those tried. The last three columns are their worst."
+    yield ""
+    yield "| limiter | measured | within 3 % | off by | retransmitted | added delay, p99 |"
+    yield "|---|---|---|---|---|---|"
+    for key, name, _, _ in run.compared:
+        tried = [each for each in run.outcomes if each.contender == key]
+        found = [each for each in tried if not each.why]
+        if key == UNLIMITED or not tried:
+            continue
+        if not found:
+            yield f"| {name} | 0 of {len(tried)} | | | | |"
+            continue
+        near = sum(abs(each.achieved - 1) <= NEAR for each in found)
+        worst = max((each.achieved - 1 for each in found), key=abs)
+        retransmitted = max(each.retransmitted_part for each in found)
+        slowest = max((each.p99 for each in found if each.p99), key=lambda each: each.ms, default=None)
+        worsts = f"{100 * worst:+.1f} % | {part_text(retransmitted)} | {delay_text(slowest)} ms"
+        yield f"| {name} | {len(found)} of {len(tried)} | {near} of {len(found)} | {worsts} |"
+
+
 def row(name: str, outcome: Outcome) -> str:
     """One line of a cell's table."""
     if outcome.why:
         return f"| {name} | *{_cell(outcome.why)}* | | | | | | | |"
-    unlimited = outcome.contender == "none"
+    unlimited = outcome.contender == UNLIMITED
     rates = [rate_text(outcome.bits_per_s), "", ""]
     if not unlimited:
         rates = [f"**{outcome.achieved:.3f}**", f"{outcome.worst:.2f}", f"{outcome.best:.2f}"]

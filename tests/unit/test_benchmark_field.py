@@ -1,5 +1,6 @@
 """What the comparison makes of its measurements: numbers, page, picture."""
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -148,6 +149,16 @@ def test_every_row_has_as_many_cells_as_the_header() -> None:
     assert "![Achieved rate, retransmissions and added delay of each limiter](accuracy.svg)" in lines
     assert any("invoke bench --quick" in line and "2 CPUs" in line and "2026-11-27" in line for line in lines)
     assert any("the 3 seconds after the first" in line for line in lines)
+
+
+def test_in_short_are_the_worst_of_what_was_measured() -> None:
+    run = a_run()
+    cells = [title(cell) for cell in grid.quick()]
+    others = [Outcome(cells[1], "nft", "", 0.8, 0.5, 1.0), Outcome(cells[2], "nft", "not here")]
+    lines = list(page(replace(run, outcomes=[*run.outcomes, *others]), "accuracy.svg"))
+    assert "| nftables | 2 of 3 | 1 of 2 | -20.0 % | 0.50 % | ≥ 9.0 ms |" in lines
+    assert "| trickle | 0 of 1 | | | | |" in lines
+    assert not any(line.startswith("| no limit | 0 of") for line in lines)
 
 
 def test_a_row_says_why_it_has_no_figures() -> None:
