@@ -10,7 +10,7 @@ import click
 from chadthrottle.cli.output import error_json, fitted
 from chadthrottle.cli.root import root
 from chadthrottle.cli.settings import Settings
-from chadthrottle.errors import ChadthrottleError
+from chadthrottle.errors import ChadthrottleError, NotPermittedError
 
 __all__ = ["main"]
 
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         return failed("interrupted", None, INTERRUPTED)
     except click.ClickException as error:
         return failed(error.format_message(), _usage_hint(error), error.exit_code)
+    except PermissionError as error:
+        return failed(*_not_permitted(error), NotPermittedError.exit_code)
     except OSError as error:
         return failed(*_of_the_surroundings(error), 1)
     except Exception as error:  # noqa: BLE001 # a bug, and the user gets no traceback unasked
@@ -83,6 +85,16 @@ def _usage_hint(error: click.ClickException) -> str | None:
         return None
     # Click's own parser does not always say which command it was parsing for.
     return f"Try: {error.ctx.command_path if error.ctx else PROGRAM} --help"
+
+
+def _not_permitted(error: PermissionError) -> tuple[str, str]:
+    """Whichever step it was: nothing of a command is left half done."""
+    from chadthrottle.procs.capabilities import missing
+
+    where = f": {error.filename}" if error.filename else ""
+    lacks = ", ".join(missing())
+    hint = f"This process lacks {lacks}: run it with sudo, outside of a container." if lacks else "Run it with sudo."
+    return f"not permitted: {error.strerror}{where}", hint
 
 
 def _of_the_surroundings(error: OSError) -> tuple[str, str]:

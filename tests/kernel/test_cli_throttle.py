@@ -368,7 +368,9 @@ def test_no_cgroup2(chadthrottle: Command, child: int) -> None:
         refused(chadthrottle("throttle", child, "1mbit", "--at", at, setup=away), 5, "cgroup2 is not mounted here")
 
 
-@pytest.mark.parametrize("lacking", ["-all", "-sys_admin,-bpf", "-sys_admin,-net_admin", "-sys_admin,-perfmon"])
+@pytest.mark.parametrize(
+    "lacking", ["-all", "-sys_admin,-bpf", "-sys_admin,-net_admin", "-sys_admin,-perfmon", "-sys_admin", "-sys_ptrace"]
+)
 @pytest.mark.usefixtures("nothing_changed")
 def test_missing_capabilities(lacking: str, chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
     wrapper = ("setpriv", f"--bounding-set={lacking}", "--")

@@ -16,6 +16,7 @@ from chadthrottle.bpf.errors import BpfError
 from chadthrottle.cli import main
 from chadthrottle.cli.root import root
 from chadthrottle.errors import KernelCannotError, NotPermittedError, UsageError
+from chadthrottle.procs.capabilities import CAP_SYS_ADMIN, NEEDED, lacking
 
 PROJECT = Path(__file__).parents[2]
 
@@ -252,6 +253,22 @@ def test_numbers_of_closed_streams_are_taken_by_nothing_of_ours() -> None:
         line = f"exec {sys.executable} -c \"e = __import__('sys').stderr; {script}\" {closed}"
         done = subprocess.run(["sh", "-c", line], cwd=PROJECT, capture_output=True, text=True, check=True)
         assert int(done.stderr) > 2
+
+
+def test_not_permitted_by_whatever_step(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(PermissionError(errno.EACCES, "Permission denied", "/proc/7/ns/net"))
+    assert main(["fail"]) == 3
+    message, hint = capsys.readouterr().err.splitlines()
+    assert message == "error: not permitted: Permission denied: /proc/7/ns/net"
+    assert "sudo" in hint
+
+
+def test_capabilities_that_are_missing() -> None:
+    assert lacking((1 << 41) - 1) == []
+    assert lacking(1 << CAP_SYS_ADMIN) == ["CAP_SYS_PTRACE"]
+    assert lacking(0) == list(NEEDED)
 
 
 def test_too_few_descriptors(failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]) -> None:
