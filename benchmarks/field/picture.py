@@ -20,6 +20,10 @@ MARGIN, NAMES = 24, 172
 TOP, PANEL_HEAD, LINE, PANEL_FOOT = 92, 44, 21, 34
 INK, SOFT, GRID, BAND, OURS, THEIRS, BAD = "#1f2933", "#66727f", "#e4e8ec", "#dff1e4", "#0b63c5", "#7b8794", "#c4314b"
 FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif"
+LEGEND = (
+    "Rate: dot, and bar from worst to best second; green: within 3 %.  "
+    "Delay in ms: dot, half of the requests; bar and number, 99 of 100.  > or ≥: or more."
+)
 OUR_KEYS = ("cgroup", "queue", "auto")
 NEAR_ENOUGH = (0.97, 1.03)
 NOT_SHOWN = ("none",)
@@ -47,7 +51,7 @@ _LEFT = MARGIN + NAMES
 ACHIEVED = Scale(_LEFT, 480, 0.4, 1.6, [(0.5, "0.5"), (1, "1.0"), (1.5, "1.5")])
 RETRANSMITTED = Scale(530, 640, 0, 1, [(0, "0"), (0.5, "50 %"), (1, "100 %")])
 DELAYS = [(0.1, "≤ 0.1"), (1, "1"), (10, "10"), (100, "100"), (1000, "1000 ms")]
-DELAY = Scale(720, WIDTH - MARGIN - 44, 0.1, 3000, DELAYS, logarithmic=True)
+DELAY = Scale(720, WIDTH - MARGIN - 54, 0.1, 3000, DELAYS, logarithmic=True)
 
 
 def picture(run: Run, cells: Sequence[str]) -> str:
@@ -62,12 +66,7 @@ def picture(run: Run, cells: Sequence[str]) -> str:
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         _text(MARGIN, 36, "How exact a limit is, and what it costs the limited program", size=19, weight=600),
         _text(MARGIN, 57, f"{run.date}, {run.machine}", colour=SOFT),
-        _text(
-            MARGIN,
-            75,
-            "Dot: achieved; bar: worst to best second; green: within 3 %.  ≥ or >: beyond the scale.",
-            colour=SOFT,
-        ),
+        _text(MARGIN, 75, LEGEND, colour=SOFT),
     ]
     at = TOP
     for cell, outcomes in shown.items():
@@ -117,7 +116,7 @@ def _line(y: float, name: str, outcome: Outcome) -> Iterator[str]:
     if outcome.p50 and outcome.p99:
         yield _bar(DELAY, y, outcome.p50.ms, outcome.p99.ms, colour)
         yield _dot(DELAY, y, outcome.p50.ms, colour)
-        yield _text(DELAY.place(outcome.p99.ms) + 6, y + 4, _most(outcome.p99), colour=colour, size=10)
+        yield _text(DELAY.place(outcome.p99.ms) + 8, y + 4, _most(outcome.p99), colour=colour, size=10)
 
 
 def _most(delay: Delay) -> str:
