@@ -470,7 +470,8 @@ def test_the_65th_program(leaf_cgroup: Path, method: AttachMethod) -> None:
 @pytest.fixture
 def cgroup_v1(tmp_path: Path) -> Iterator[Path]:
     """A hierarchy of the test's own, without controllers; it ends with its mount."""
-    options = f"none,name=ct-test-{os.getpid()}"
+    # A name of its own each time: a hierarchy takes a moment to end, and is busy until then.
+    options = f"none,name=ct-test-{os.getpid()}-{time.monotonic_ns()}"
     subprocess.run(["mount", "-t", "cgroup", "-o", options, "ct-test", str(tmp_path)], check=True)
     yield tmp_path
     subprocess.run(["umount", str(tmp_path)], check=True)

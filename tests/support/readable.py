@@ -18,4 +18,6 @@ def readable_package() -> Iterator[Path]:
         directory = Path(name)
         directory.chmod(0o755)
         shutil.copytree(PACKAGE, directory / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+        for each in (directory / PACKAGE.name, *(directory / PACKAGE.name).rglob("*")):
+            each.chmod(0o755 if each.is_dir() else 0o644)  # the checkout's umask may have been 077
         yield directory
