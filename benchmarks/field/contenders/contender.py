@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.accuracy.cells import Cell
 from benchmarks.field.place import Place, Unavailable
 
-__all__ = ["Contender", "debian"]
+__all__ = ["Contender", "debian", "ipv4_only"]
 
 Limit = Callable[[Place, Cell, int], AbstractContextManager[None]]
 """Limits a process, in the cell's direction, while the context lasts. Raises Unavailable."""
@@ -21,6 +21,11 @@ def _no_words(_: Cell) -> Sequence[str]:
 
 def _can(_: Cell) -> str:
     return ""
+
+
+def ipv4_only(cell: Cell) -> str:
+    """For `cannot`."""
+    return "limits IPv4 only" if cell.ipv6 else ""
 
 
 @dataclass(frozen=True, slots=True)

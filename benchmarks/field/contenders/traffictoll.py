@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.accuracy.cells import Cell
-from benchmarks.field.contenders.contender import Contender
+from benchmarks.field.contenders.contender import Contender, ipv4_only
 from benchmarks.field.contenders.htb import add_ifb
 from benchmarks.field.place import BUILD, Place, Unavailable, run
 from chadthrottle.model import Direction
@@ -99,4 +99,5 @@ TRAFFICTOLL = Contender(
     "each a filter to an HTB class (behind an IFB device for downloads). IPv4 only.",
     _version,
     _limit,
+    cannot=ipv4_only,
 )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.accuracy.cells import Cell
-from benchmarks.field.contenders.contender import Contender, debian
+from benchmarks.field.contenders.contender import Contender, debian, ipv4_only
 from benchmarks.field.place import Place, Unavailable, run
 from chadthrottle.model import Direction
 
@@ -40,5 +40,6 @@ WONDERSHAPER = Contender(
     "`wondershaper DEVICE DOWN UP`; limits the device, not a program, and IPv4 only.",
     debian("wondershaper", "wondershaper"),
     _limit,
+    cannot=ipv4_only,
     packages=("wondershaper",),
 )
