@@ -10,26 +10,42 @@ from enum import IntEnum
 __all__ = [
     "THROTTLE_ABI_VERSION",
     "THROTTLE_MAX_PROCESSES",
+    "THROTTLE_MAX_QUEUES",
+    "THROTTLE_QUEUE_CLASSES",
+    "THROTTLE_QUEUE_MAJOR",
+    "ThrottleClass",
     "ThrottleCount",
+    "ThrottleDevice",
     "ThrottleDirection",
     "ThrottleHolder",
     "ThrottleMembership",
     "ThrottleMeter",
     "ThrottleProcess",
+    "ThrottleQueue",
     "ThrottleRate",
     "ThrottleRule",
     "ThrottleScope",
     "ThrottleSharing",
     "ThrottleSocket",
     "ThrottleTag",
+    "ThrottleWhy",
     "TrafficCount",
     "TrafficDirection",
 ]
 
+THROTTLE_QUEUE_MAJOR = 0xC7AD
+"""Handle of a queue's HTB, and the upper half of skb->priority of what is or was in it."""
+
+THROTTLE_QUEUE_CLASSES = 16
+"""Classes of a rule are numbered THROTTLE_QUEUE_CLASSES * rule.queue + ThrottleClass."""
+
+THROTTLE_MAX_QUEUES = 4094
+"""How many rules can be queued at a time."""
+
 THROTTLE_MAX_PROCESSES = 65536
 """How many processes can be limited at a time."""
 
-THROTTLE_ABI_VERSION = 2
+THROTTLE_ABI_VERSION = 3
 """Changes with any change of ebpf/throttle.h; pins of another version are not ours to use."""
 
 
@@ -84,6 +100,60 @@ class ThrottleScope(IntEnum):
     ALL = 0
     INTERNET = 1
     LOCAL = 2
+
+
+class ThrottleClass(IntEnum):
+    """enum throttle_class: a rule's HTB classes."""
+
+    UP = 0
+    UP_FIRST = 6
+    UP_WHOLE = 7
+    DOWN = 8
+    DOWN_FIRST = 14
+    DOWN_WHOLE = 15
+
+
+class ThrottleWhy(IntEnum):
+    """enum throttle_why: what keeps `auto` from queueing a rule's downloads."""
+
+    ASKED = 0
+    KERNEL = 1
+    PERMISSION = 2
+    ROOM = 3
+
+
+class ThrottleDevice(ctypes.Structure):
+    """struct throttle_device, key of the map `queues`: a network device."""
+
+    _fields_ = (("namespace", ctypes.c_uint32), ("ifindex", ctypes.c_uint32))
+
+    namespace: int
+    """Inode of its network namespace."""
+    ifindex: int
+
+
+class ThrottleQueue(ctypes.Structure):
+    """struct throttle_queue, value of the map `queues`: what was done to a device; written before it is done."""
+
+    _fields_ = (
+        ("is_queue", ctypes.c_uint32),
+        ("by_link", ctypes.c_uint32),
+        ("by_filter", ctypes.c_uint32),
+        ("own_clsact", ctypes.c_uint32),
+        ("segment", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
+    )
+
+    is_queue: int
+    """It is the IFB, which we made."""
+    by_link: int
+    """Its ingress has a tcx link, which is pinned."""
+    by_filter: int
+    """Its clsact has our filters: 1 << ThrottleDirection."""
+    own_clsact: int
+    """We made that clsact."""
+    segment: int
+    """Of an IFB: bytes of the longest packet that its classes take, with link header."""
 
 
 class ThrottleProcess(ctypes.Structure):
@@ -154,6 +224,8 @@ class ThrottleTag(ctypes.Structure):
         ("known", ctypes.c_uint32),
         ("sent_again", ctypes.c_uint32),
         ("received_until", ctypes.c_uint32),
+        ("past_queue", ctypes.c_uint32),
+        ("told_ms", ctypes.c_uint32),
     )
 
     rule: int
@@ -169,6 +241,10 @@ class ThrottleTag(ctypes.Structure):
     """Bits: 1, sent_again; 2, received_until."""
     sent_again: int
     received_until: int
+    past_queue: int
+    """Packets sent since the queue's filter saw one."""
+    told_ms: int
+    """CLOCK_BOOTTIME when its sender was last told to slow down."""
 
 
 class ThrottleSocket(ctypes.Structure):
@@ -207,7 +283,9 @@ class ThrottleRule(ctypes.Structure):
         ("expires_ns", ctypes.c_uint64),
         ("armed_ns", ctypes.c_uint64),
         ("scope", ctypes.c_uint32),
-        ("padding", ctypes.c_uint32),
+        ("queue", ctypes.c_uint32),
+        ("queued", ctypes.c_uint32),
+        ("why", ctypes.c_uint32),
     )
 
     rate: "ctypes.Array[ThrottleRate]"
@@ -217,14 +295,27 @@ class ThrottleRule(ctypes.Structure):
     """CLOCK_BOOTTIME; until then it is being set up: paced and counted, nothing dropped."""
     scope: int
     """A ThrottleScope."""
+    queue: int
+    """Number of its classes in the queues, 1 to THROTTLE_MAX_QUEUES; 0: none."""
+    queued: int
+    """1 << ThrottleDirection: held by a queue where one is on a packet's way."""
+    why: int
+    """A ThrottleWhy."""
 
 
 class ThrottleCount(ctypes.Structure):
-    """struct throttle_count. Bytes are IP bytes on the wire, every GSO segment's headers included."""
+    """struct throttle_count. Bytes are IP bytes on the wire, every GSO segment's headers included.
+
+    What came through a queue counts 14 bytes more a packet, as the queue counts it.
+    """
 
     _fields_ = (
         ("passed_packets", ctypes.c_uint64),
         ("passed_bytes", ctypes.c_uint64),
+        ("queued_packets", ctypes.c_uint64),
+        ("queued_bytes", ctypes.c_uint64),
+        ("policed_bytes", ctypes.c_uint64),
+        ("told_packets", ctypes.c_uint64),
         ("dropped_packets", ctypes.c_uint64),
         ("dropped_bytes", ctypes.c_uint64),
         ("marked_packets", ctypes.c_uint64),
@@ -236,6 +327,13 @@ class ThrottleCount(ctypes.Structure):
 
     passed_packets: int
     passed_bytes: int
+    queued_packets: int
+    """Of those passed, through a queue."""
+    queued_bytes: int
+    policed_bytes: int
+    """Of those passed, past the queue that was to hold them."""
+    told_packets: int
+    """Passed when a sender was last told to slow down."""
     dropped_packets: int
     dropped_bytes: int
     marked_packets: int

@@ -136,6 +136,8 @@ class DirectionState(NamedTuple):
     marked_packets: int = 0
     """Marked as having met congestion (ECN CE) instead of dropped."""
     retransmitted_packets: int = 0
+    policed_share: float | None = None
+    """Of a queued direction: the part of what passed that did not come through the queue; 0 to 1."""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -144,6 +146,7 @@ class DirectionState(NamedTuple):
             "dropped_packets": self.dropped_packets,
             "marked_packets": self.marked_packets,
             "retransmitted_packets": self.retransmitted_packets,
+            "policed_share": None if self.policed_share is None else round(self.policed_share, 4),
         }
 
 

@@ -47,11 +47,20 @@ BPF_HELPER(1, void *, bpf_map_lookup_elem, void *map, const void *key);
 BPF_HELPER(2, long, bpf_map_update_elem, void *map, const void *key, const void *value, __u64 flags);
 BPF_HELPER(3, long, bpf_map_delete_elem, void *map, const void *key);
 BPF_HELPER(12, long, bpf_tail_call, void *context, void *programs, __u32 index);
+BPF_HELPER(13, long, bpf_clone_redirect, struct __sk_buff *skb, __u32 ifindex, __u64 flags);
 BPF_HELPER(14, __u64, bpf_get_current_pid_tgid, void);
+BPF_HELPER(23, long, bpf_redirect, __u32 ifindex, __u64 flags);
 BPF_HELPER(26, long, bpf_skb_load_bytes, const void *skb, __u32 offset, void *to, __u32 len);
+BPF_HELPER(43, long, bpf_skb_change_head, struct __sk_buff *skb, __u32 len, __u64 flags);
 BPF_HELPER(49, long, bpf_setsockopt, void *socket, int level, int name, void *value, int size);
 BPF_HELPER(57, long, bpf_getsockopt, void *socket, int level, int name, void *value, int size);
 BPF_HELPER(59, long, bpf_sock_ops_cb_flags_set, struct bpf_sock_ops *context, int flags);
+BPF_HELPER(68, long, bpf_skb_load_bytes_relative, const void *skb, __u32 offset, void *to, __u32 len, __u32 start);
+BPF_HELPER(84, struct bpf_sock *, bpf_sk_lookup_tcp, void *context, const void *tuple, __u32 size, __u64 netns,
+	   __u64 flags);
+BPF_HELPER(85, struct bpf_sock *, bpf_sk_lookup_udp, void *context, const void *tuple, __u32 size, __u64 netns,
+	   __u64 flags);
+BPF_HELPER(86, long, bpf_sk_release, void *sk);
 BPF_HELPER(93, long, bpf_spin_lock, struct bpf_spin_lock *lock);
 BPF_HELPER(94, long, bpf_spin_unlock, struct bpf_spin_lock *lock);
 BPF_HELPER(95, struct bpf_sock *, bpf_sk_fullsock, struct bpf_sock *sk);
@@ -66,6 +75,7 @@ BPF_HELPER(137, struct tcp_sock *, bpf_skc_to_tcp_sock, void *sk);
 BPF_HELPER(154, void *, bpf_this_cpu_ptr, const void *percpu);
 BPF_HELPER(158, struct task_struct *, bpf_get_current_task_btf, void);
 BPF_HELPER(162, struct socket *, bpf_sock_from_file, struct file *file);
+BPF_HELPER(163, long, bpf_check_mtu, void *context, __u32 ifindex, __u32 *mtu, __s32 difference, __u64 flags);
 BPF_HELPER(164, long, bpf_for_each_map_elem, void *map, void *callback, void *context, __u64 flags);
 BPF_HELPER(165, long, bpf_snprintf, char *text, __u32 size, const char *format, const __u64 *arguments,
 	   __u32 arguments_size);

@@ -24,11 +24,9 @@
 
 #include "core.bpf.h"
 #include "helpers.bpf.h"
+#include "tags.bpf.h"
 #include "throttle.h"
 #include "types.bpf.h"
-
-/* In every network namespace. */
-#define LOOPBACK_IFINDEX 1
 
 /* /proc/PID/stat counts in USER_HZ, which is 100 on all architectures we build for. */
 #define NS_PER_START_TICK 10000000ULL
@@ -49,55 +47,6 @@ struct task_struct {
 	__u64 start_boottime;
 } __core;
 
-struct ns_common {
-	unsigned int inum;
-} __core;
-
-struct net {
-	struct ns_common ns;
-} __core;
-
-typedef struct {
-	struct net *net;
-} __core possible_net_t;
-
-struct in6_addr {
-	__u32 word[4];
-};
-
-struct sock_common {
-	unsigned short skc_family;
-	__u32 skc_daddr;
-	struct in6_addr skc_v6_daddr;
-	possible_net_t skc_net;
-} __core;
-
-struct net_device {
-	int ifindex;
-} __core;
-
-struct dst_entry {
-	struct net_device *dev;
-} __core;
-
-struct sock {
-	struct sock_common __sk_common;
-	struct dst_entry *sk_dst_cache;
-} __core;
-
-struct socket {
-	struct sock *sk;
-} __core;
-
-/* The socket an application has; its subflows are TCP sockets of their own. */
-struct mptcp_sock {
-	struct sock *first;
-} __core;
-
-enum bpf_func_id {
-	BPF_FUNC_skc_to_mptcp_sock = 196,
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, THROTTLE_MAX_PROCESSES);
@@ -105,29 +54,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct throttle_process);
 } processes SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
-	__type(key, int);
-	__type(value, struct throttle_tag);
-} tags SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, THROTTLE_MAX_RULES);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u64);
-	__type(value, struct throttle_rule);
-} rules SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, THROTTLE_MAX_RULES);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u64);
-	__type(value, struct throttle_meter);
-} meters SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -150,6 +76,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } placement SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, THROTTLE_MAX_DEVICES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct throttle_device);
+	__type(value, struct throttle_queue);
+} queues SEC(".maps");
 
 /*
  * How many entries of "processes" have a key that ends in these bits: most processes are not limited, and asking here
@@ -180,61 +114,6 @@ static __always_inline struct throttle_process *limited_process(struct task_stru
 	if (!process || process->start_ticks != start_ticks_of(task))
 		return NULL;
 	return process;
-}
-
-static __always_inline bool is_inet(struct sock *sk)
-{
-	__u16 family = sk->__sk_common.skc_family;
-
-	return family == AF_INET || family == AF_INET6;
-}
-
-/*
- * Whether a connection goes over loopback, by its cached route; an own address of the machine does, too. The bucket need
- * not ask, it sees the device; pacing does.
- */
-static __always_inline bool is_on_loopback(struct tcp_sock *tcp)
-{
-	struct dst_entry *route = tcp ? ((struct sock *)tcp)->sk_dst_cache : NULL;
-
-	return route && route->dev->ifindex == LOOPBACK_IFINDEX;
-}
-
-/* Claims the socket for the rule; a shared socket belongs to the rule that claimed it last. */
-static __always_inline struct throttle_tag *tag_socket(void *sk, __u64 rule)
-{
-	struct throttle_tag fresh = {.rule = rule};
-	struct throttle_tag *tag = bpf_sk_storage_get(&tags, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-
-	if (tag && tag->rule != rule) {
-		tag->refused = 0;
-		tag->known = 0;
-		tag->rule = rule;
-	}
-	return tag;
-}
-
-/*
- * The tag of the MPTCP socket that a TCP socket is a subflow of (Linux 5.19; NULL before). The helper takes the socket of
- * an skb or of sock_ops, not the kernel's own pointer that iterators and tracepoints have (its ARG_PTR_TO_SOCK_COMMON).
- */
-static __always_inline struct throttle_tag *tag_of_mptcp(struct bpf_sock *sk)
-{
-	struct mptcp_sock *owner;
-
-	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_skc_to_mptcp_sock) ||
-	    !bpf_core_type_exists(struct mptcp_sock) || sk->protocol != IPPROTO_TCP)
-		return NULL;
-	owner = bpf_skc_to_mptcp_sock(sk);
-	return owner ? bpf_sk_storage_get(&tags, owner, NULL, 0) : NULL;
-}
-
-/* The tag of a socket with traffic. A subflow, which no process has open, follows its MPTCP socket. */
-static __always_inline struct throttle_tag *tag_of_socket(struct bpf_sock *sk)
-{
-	struct throttle_tag *owner = tag_of_mptcp(sk);
-
-	return owner ? tag_socket(sk, owner->rule) : bpf_sk_storage_get(&tags, sk, NULL, 0);
 }
 
 /* The current process connects with a socket, listens, sends or receives on it. */

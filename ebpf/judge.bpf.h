@@ -4,18 +4,25 @@
  *
  *   this direction limited? ─ no ─> count, pass
  *          │ yes
+ *   held by a queue (queue.bpf.c)? ─ yes ─> charge, count, pass
+ *          │ no
  *   over the limit? (police.bpf.h) ─ no ─> charge, count, pass
  *          │ yes
  *   egress:  drop, tell TCP to slow down (2); the guard below lets a connection live
  *   ingress: CE mark where ECN was negotiated, charge, pass; else, or far over, drop (0)
+ *
+ * What a queue holds and has waited in it long is marked or dropped too, now and then (queued.bpf.h).
  */
 #ifndef CHADTHROTTLE_JUDGE_BPF_H
 #define CHADTHROTTLE_JUDGE_BPF_H
 
+#include "count.bpf.h"
 #include "helpers.bpf.h"
 #include "pace.bpf.h"
 #include "police.bpf.h"
+#include "queued.bpf.h"
 #include "scope.bpf.h"
+#include "tags.bpf.h"
 #include "throttle.h"
 #include "types.bpf.h"
 #include "uapi.bpf.h"
@@ -33,34 +40,7 @@
  */
 #define MOST_REFUSALS 7
 
-/* What is achieved is measured over at least this long. */
-#define WINDOW_NS 1000000000ULL
-
 #define TCP_SEQUENCE 4
-
-static __always_inline bool is_in_force(const struct throttle_rule *rule, __u64 now)
-{
-	return !rule->expires_ns || now < rule->expires_ns;
-}
-
-static __always_inline void count_passed(struct throttle_count *count, const struct wire_size *wire, __u64 now)
-{
-	__u64 began = *(volatile __u64 *)&count->window_ns;
-	__u64 elapsed = now > began ? now - began : 0; /* another CPU's clock may have been a moment ahead */
-
-	__sync_fetch_and_add(&count->passed_packets, wire->packets);
-	__sync_fetch_and_add(&count->passed_bytes, wire->bytes);
-	__sync_fetch_and_add(&count->window_bytes, wire->bytes);
-	if (elapsed >= WINDOW_NS && __sync_val_compare_and_swap(&count->window_ns, began, now) == began)
-		count->bytes_per_s =
-			__sync_lock_test_and_set(&count->window_bytes, 0) * 1000 / (elapsed / 1000000);
-}
-
-static __always_inline void count_dropped(struct throttle_count *count, const struct wire_size *wire)
-{
-	__sync_fetch_and_add(&count->dropped_packets, wire->packets);
-	__sync_fetch_and_add(&count->dropped_bytes, wire->bytes);
-}
 
 /* What TCP has sent again since the last packet, by its own count. What it did before the rule is not the rule's. */
 static __always_inline void count_sent_again(struct bpf_sock *sk, struct throttle_tag *tag, struct throttle_count *count)
@@ -96,7 +76,7 @@ static __always_inline void count_received_again(struct __sk_buff *skb, struct b
 	header = transport.offset + transport_header(skb, &transport);
 	if (header == transport.offset || skb->len <= header)
 		return;
-	if (bpf_skb_load_bytes(skb, transport.offset + TCP_SEQUENCE, &sequence, sizeof(sequence)))
+	if (load_network(skb, transport.offset + TCP_SEQUENCE, &sequence, sizeof(sequence)))
 		return;
 	sequence = __builtin_bswap32(sequence); /* little-endian only, as the objects are */
 	end = sequence + (skb->len - header);
@@ -137,55 +117,131 @@ static __always_inline bool window_too_large(struct bpf_sock *sk, const struct t
 	return tcp && tcp->snd_cwnd > tag->our_window;
 }
 
+/* One packet, and what it is judged by. */
+struct judgement {
+	struct __sk_buff *skb;
+	struct bpf_sock *sk;
+	struct throttle_tag *tag;
+	const struct throttle_rule *rule;
+	const struct throttle_rate *rate;
+	struct throttle_meter *meter;
+	struct throttle_count *count;
+	__u64 *ahead_until;
+	__u64 now;
+	__u64 ticks;
+	bool armed;
+	struct wire_size wire;
+};
+
+/* Tells the sender that there is congestion, by a mark where ECN was negotiated. False: by the loss of this packet. */
+static __always_inline bool is_marked(struct judgement *it)
+{
+	if (bpf_skb_ecn_set_ce(it->skb) != 1)
+		return false;
+	__sync_fetch_and_add(&it->count->marked_packets, it->wire.packets);
+	return true;
+}
+
+/* It passes the bucket. What passed before the rule was armed is not held against it. */
+static __always_inline void charge(struct judgement *it, enum throttle_direction direction)
+{
+	it->tag->refused = 0;
+	if (it->armed) {
+		begin_measuring(it->count, it->rule->armed_ns);
+		police_charge(it->ahead_until, it->wire.bytes, it->rate->bytes_per_s);
+		if (is_to_be_queued(it->rule, direction))
+			__sync_fetch_and_add(&it->count->policed_bytes, it->wire.bytes);
+	}
+	count_passed(it->count, &it->wire, it->now);
+}
+
+static __always_inline void charge_queued(struct judgement *it)
+{
+	begin_measuring(it->count, it->rule->armed_ns);
+	count_queued(it->count, it->rate, it->ahead_until, &it->wire, it->now, it->ticks);
+}
+
+static __always_inline int judge_upload(struct judgement *it)
+{
+	bool queued = goes_through_queue(it->tag, it->rule);
+	__u64 ahead_ns = police_ahead(it->ahead_until, it->ticks) / TICKS_PER_NS;
+
+	count_sent_again(it->sk, it->tag, it->count);
+	if (it->armed)
+		pace_measure(it->meter, pacing_limit(it->rate->bytes_per_s, queued), it->now,
+			     queued ? AHEAD_TARGET_NS : ahead_ns, it->wire.bytes);
+	if (queued) {
+		charge_queued(it);
+	} else {
+		if (it->armed && police(it->rate, it->ahead_until, it->ticks, it->wire.bytes) != POLICE_PASS &&
+		    !must_live(it->sk, it->tag)) {
+			__sync_fetch_and_add(&it->meter->epoch_drops, 1);
+			count_dropped(it->count, &it->wire);
+			return DROP_EGRESS;
+		}
+		charge(it, THROTTLE_UP);
+	}
+	return window_too_large(it->sk, it->tag) ? PASS_SLOWER : PASS;
+}
+
+static __always_inline bool is_to_be_told(struct judgement *it, bool queued)
+{
+	if (queued)
+		return has_waited_long(it->skb, it->tag, it->rate, it->count, it->now);
+	if (!it->armed)
+		return is_to_settle(it->sk, it->tag, it->rate, it->count, it->now);
+	return police(it->rate, it->ahead_until, it->ticks, it->wire.bytes) != POLICE_PASS;
+}
+
+static __always_inline int judge_download(struct judgement *it)
+{
+	bool queued = came_through_queue(it->skb, it->rule);
+
+	count_received_again(it->skb, it->sk, &it->wire, it->tag, it->count);
+	if (is_to_be_told(it, queued)) {
+		/* Marks do not hold back who does not heed them. */
+		bool far_over = !queued && it->armed &&
+				police(it->rate, it->ahead_until, it->ticks, it->wire.bytes) == POLICE_FAR_OVER;
+
+		if (far_over || !is_marked(it)) {
+			count_dropped(it->count, &it->wire);
+			return DROP_INGRESS;
+		}
+	}
+	if (queued)
+		charge_queued(it);
+	else
+		charge(it, THROTTLE_DOWN);
+	return PASS;
+}
+
 /* Returns what the program at the hook is to return. The rule is in force. */
 static __always_inline int judge(struct __sk_buff *skb, struct bpf_sock *sk, struct throttle_tag *tag,
 				 const struct throttle_rule *rule, struct throttle_meter *meter, __u64 now,
 				 enum throttle_direction direction)
 {
-	const struct throttle_rate *rate = &rule->rate[direction];
-	struct throttle_count *count = &meter->count[direction];
-	__u64 *ahead_until = &meter->ahead_until[direction];
-	__u64 ticks = (now - meter->base_ns) * TICKS_PER_NS;
-	bool armed = now >= rule->armed_ns;
-	enum police_verdict verdict;
-	struct wire_size wire;
+	struct judgement it = {
+		.skb = skb,
+		.sk = sk,
+		.tag = tag,
+		.rule = rule,
+		.rate = &rule->rate[direction],
+		.meter = meter,
+		.count = &meter->count[direction],
+		.ahead_until = &meter->ahead_until[direction],
+		.now = now,
+		.ticks = (now - meter->base_ns) * TICKS_PER_NS,
+		.armed = now >= rule->armed_ns,
+	};
 
 	if (!packet_in_scope(skb, rule, direction))
 		return PASS;
-	wire_size(skb, &wire);
-	if (!is_limit(rate)) {
-		count_passed(count, &wire, now);
+	wire_size(skb, &it.wire);
+	if (!is_limit(it.rate)) {
+		count_passed(it.count, &it.wire, now);
 		return PASS;
 	}
-	if (direction == THROTTLE_UP) {
-		count_sent_again(sk, tag, count);
-		if (armed)
-			pace_measure(meter, rate->bytes_per_s, now, police_ahead(ahead_until, ticks) / TICKS_PER_NS,
-				     wire.bytes);
-	} else {
-		count_received_again(skb, sk, &wire, tag, count);
-	}
-	verdict = police(rate, ahead_until, ticks, wire.bytes);
-	if (verdict != POLICE_PASS && armed) {
-		if (direction == THROTTLE_UP) {
-			if (!must_live(sk, tag)) {
-				__sync_fetch_and_add(&meter->epoch_drops, 1);
-				count_dropped(count, &wire);
-				return DROP_EGRESS;
-			}
-		} else if (verdict == POLICE_FAR_OVER || bpf_skb_ecn_set_ce(skb) != 1) {
-			count_dropped(count, &wire);
-			return DROP_INGRESS;
-		} else {
-			__sync_fetch_and_add(&count->marked_packets, wire.packets);
-		}
-	}
-	tag->refused = 0;
-	/* What passed before the rule was armed is not held against it. */
-	if (armed)
-		police_charge(ahead_until, wire.bytes, rate->bytes_per_s);
-	count_passed(count, &wire, now);
-	return direction == THROTTLE_UP && window_too_large(sk, tag) ? PASS_SLOWER : PASS;
+	return direction == THROTTLE_UP ? judge_upload(&it) : judge_download(&it);
 }
 
 #endif

@@ -10,7 +10,7 @@
 #define CHADTHROTTLE_SCOPE_BPF_H
 
 #include "helpers.bpf.h"
-#include "identity.bpf.h"
+#include "tags.bpf.h"
 #include "throttle.h"
 #include "types.bpf.h"
 #include "wire.bpf.h"
@@ -68,14 +68,14 @@ static __always_inline bool packet_in_scope(struct __sk_buff *skb, const struct 
 
 	if (rule->scope == THROTTLE_ALL)
 		return true;
-	if (bpf_skb_load_bytes(skb, 0, &version, sizeof(version)))
+	if (load_network(skb, 0, &version, sizeof(version)))
 		return false;
 	if (version >> 4 == 4)
-		return !bpf_skb_load_bytes(
+		return !load_network(
 			       skb, direction == THROTTLE_UP ? IPV4_DESTINATION_OFFSET : IPV4_SOURCE_OFFSET, words, 4) &&
 		       includes(rule, is_local_ipv4(address));
 	return version >> 4 == 6 &&
-	       !bpf_skb_load_bytes(skb, direction == THROTTLE_UP ? IPV6_DESTINATION_OFFSET : IPV6_SOURCE_OFFSET, words,
+	       !load_network(skb, direction == THROTTLE_UP ? IPV6_DESTINATION_OFFSET : IPV6_SOURCE_OFFSET, words,
 				   sizeof(words)) &&
 	       includes(rule, is_local_ipv6(address));
 }

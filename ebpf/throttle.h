@@ -10,6 +10,7 @@
  *   claim      0               -> rule id              for which rule a walk over open files tags sockets
  *   placement  0               -> cgroup id            where the hooks sit; for Python alone
  *              1               -> 1: legacy            attached by BPF_PROG_ATTACH, not by links
+ *   queues     device          -> throttle_queue       what is done to a network device; for Python alone
  *
  * Rule ids are never used twice while the machine runs, so what an ended rule left on a socket means nothing.
  */
@@ -17,7 +18,7 @@
 #define CHADTHROTTLE_THROTTLE_H
 
 /* Changed whenever something below changes; part of the pins' directory name. */
-#define THROTTLE_ABI_VERSION 2
+#define THROTTLE_ABI_VERSION 3
 
 /* Index into the arrays below. */
 enum throttle_direction {
@@ -34,6 +35,8 @@ enum throttle_scope {
 };
 
 #define THROTTLE_MAX_RULES 16384
+#define THROTTLE_MAX_QUEUES 4094
+#define THROTTLE_MAX_DEVICES 4096
 #define THROTTLE_MAX_PROCESSES 65536
 #define THROTTLE_NAME_BYTES 16
 
@@ -80,6 +83,8 @@ struct throttle_tag {
 	__u32 known;          /* which of the next two are */
 	__u32 sent_again;     /* segments that TCP had retransmitted when we last looked */
 	__u32 received_until; /* sequence number behind the furthest byte that arrived */
+	__u32 past_queue;     /* packets sent since one was seen on its way into the queue */
+	__u32 told_ms;        /* CLOCK_BOOTTIME when its sender was last told to slow down, by a loss or a mark */
 };
 
 /* What a walk over open files writes for each socket that belongs to the rule in "claim". */
@@ -100,12 +105,59 @@ struct throttle_rule {
 	__u64 expires_ns; /* CLOCK_BOOTTIME; 0: never */
 	__u64 armed_ns;   /* CLOCK_BOOTTIME; before it uploads are paced and counted already, and nothing is dropped */
 	__u32 scope;      /* enum throttle_scope */
+	__u32 queue;      /* number of its classes in the queues; 0: it has none */
+	__u32 queued;     /* 1 << enum throttle_direction: held by a queue, where there is one on a packet's way */
+	__u32 why;        /* enum throttle_why: what keeps `auto` from queueing */
+};
+
+/*
+ * A rule's classes in a queue's HTB, whose handle is THROTTLE_QUEUE_MAJOR: nobody's by chance, and skb->priority says by
+ * it that a packet is, or has been, in the queue. The minor is throttle_rule.queue * THROTTLE_QUEUE_CLASSES plus one of
+ * these. Uploads leave with it through the user's own qdisc, some of which take the last four bits as a priority
+ * (include/uapi/linux/pkt_sched.h): TC_PRIO_BESTEFFORT and TC_PRIO_INTERACTIVE.
+ */
+#define THROTTLE_QUEUE_MAJOR 0xc7ad
+#define THROTTLE_QUEUE_CLASSES 16
+enum throttle_class {
+	THROTTLE_CLASS_UP = 0,
+	THROTTLE_CLASS_UP_FIRST = 6, /* ACKs, DNS and the like: they do not wait behind the others */
+	THROTTLE_CLASS_DOWN = 8,
+	THROTTLE_CLASS_DOWN_FIRST = 14,
+	THROTTLE_CLASS_UP_WHOLE = 7, /* what both together may use */
+	THROTTLE_CLASS_DOWN_WHOLE = 15,
+};
+
+/* throttle_rule.why */
+enum throttle_why {
+	THROTTLE_WHY_ASKED = 0, /* nothing: it is queued, or the bucket was asked for */
+	THROTTLE_WHY_KERNEL = 1,
+	THROTTLE_WHY_PERMISSION = 2,
+	THROTTLE_WHY_ROOM = 3, /* THROTTLE_MAX_QUEUES rules are queued already */
+};
+
+/* Key of "queues": a network device. */
+struct throttle_device {
+	__u32 namespace; /* inode of its network namespace */
+	__u32 ifindex;
+};
+
+/* What was done to the device, recorded before it is done. */
+struct throttle_queue {
+	__u32 is_queue;   /* it is the IFB, which we made */
+	__u32 by_link;    /* its ingress has a tcx link, pinned below links/ */
+	__u32 by_filter;  /* its clsact has our filters: 1 << enum throttle_direction */
+	__u32 own_clsact; /* which we made */
+	__u32 segment;    /* of an IFB: the longest packet that its classes take, with link header */
 	__u32 padding;
 };
 
 struct throttle_count {
 	__u64 passed_packets;
-	__u64 passed_bytes; /* IP bytes on the wire, every GSO segment's headers included */
+	__u64 passed_bytes; /* IP bytes on the wire, every GSO segment's headers included; link-level ones if queued */
+	__u64 queued_packets; /* of those passed, through a queue */
+	__u64 queued_bytes;
+	__u64 policed_bytes;  /* of those passed, past the queue that was to hold them */
+	__u64 told_packets;   /* how many had passed when a sender was last told to slow down; see queued.bpf.h */
 	__u64 dropped_packets;
 	__u64 dropped_bytes;
 	__u64 marked_packets; /* passed over the limit with a CE mark */

@@ -187,6 +187,13 @@ struct bpf_timer {
 /* Flags of bpf_sk_storage_get. */
 #define BPF_SK_STORAGE_GET_F_CREATE (1U << 0)
 
+/* Looks in the network namespace of the packet's device: bpf_sk_lookup_tcp, bpf_sk_lookup_udp. */
+#define BPF_F_CURRENT_NETNS (-1L)
+
+/* linux/pkt_cls.h */
+#define TC_ACT_SHOT 2
+#define TC_ACT_UNSPEC (-1) /* on to the next program, with tcx and with filters */
+
 /* linux/time.h */
 #define CLOCK_MONOTONIC 1
 

@@ -33,14 +33,6 @@ struct bpf_iter__task_file {
 	__bpf_md_ptr(struct file *, file);
 };
 
-struct tcp_sock {
-	__u32 mss_cache;
-	__u32 srtt_us;
-	__u32 snd_ssthresh;
-	__u32 snd_cwnd;
-	__u32 lsndtime;
-} __core;
-
 /* The meter of the rule by which a tagged connection is to be paced; NULL: it is not. */
 static __always_inline struct throttle_meter *pacing_meter(struct tcp_sock *tcp, const struct throttle_tag *tag,
 							   __u64 now)

@@ -14,6 +14,8 @@
  *
  * Counted from the IP header on, without the link's own. IP fragments are not seen: the kernel shows a datagram before
  * it is cut and after it has been put together, so it counts as one packet.
+ *
+ * Offsets are from the IP header on: cgroup_skb programs see a packet from there, tc programs from the link's header.
  */
 #ifndef CHADTHROTTLE_WIRE_BPF_H
 #define CHADTHROTTLE_WIRE_BPF_H
@@ -29,9 +31,17 @@
 #define IPPROTO_DSTOPTS 60
 #define IPV6_TLV_JUMBO 194
 
+/* linux/bpf.h */
+#define BPF_HDR_START_MAC 0
+#define BPF_HDR_START_NET 1
+
+#define load_network(skb, offset, to, len) bpf_skb_load_bytes_relative(skb, offset, to, len, BPF_HDR_START_NET)
+
 #define IPV4_MIN_HEADER 20
+#define IPV4_LENGTH_OFFSET 2
 #define IPV4_PROTOCOL_OFFSET 9
 #define IPV6_HEADER 40
+#define IPV6_LENGTH_OFFSET 4
 #define IPV6_NEXT_HEADER_OFFSET 6
 #define TCP_MIN_HEADER 20
 #define TCP_DATA_OFFSET 12
@@ -64,7 +74,7 @@ static __always_inline bool ipv4_transport(struct __sk_buff *skb, __u8 version_a
 	transport->offset = (version_and_length & 0x0f) * 4;
 	transport->never_sent = 0;
 	return transport->offset >= IPV4_MIN_HEADER &&
-	       !bpf_skb_load_bytes(skb, IPV4_PROTOCOL_OFFSET, &transport->protocol, sizeof(transport->protocol));
+	       !load_network(skb, IPV4_PROTOCOL_OFFSET, &transport->protocol, sizeof(transport->protocol));
 }
 
 static __always_inline bool ipv6_transport(struct __sk_buff *skb, struct transport *transport)
@@ -73,7 +83,7 @@ static __always_inline bool ipv6_transport(struct __sk_buff *skb, struct transpo
 
 	transport->offset = IPV6_HEADER;
 	transport->never_sent = 0;
-	if (bpf_skb_load_bytes(skb, IPV6_NEXT_HEADER_OFFSET, &transport->protocol, sizeof(transport->protocol)))
+	if (load_network(skb, IPV6_NEXT_HEADER_OFFSET, &transport->protocol, sizeof(transport->protocol)))
 		return false;
 
 	for (int i = 0; i < IPV6_MAX_EXTENSIONS; i++) {
@@ -82,7 +92,7 @@ static __always_inline bool ipv6_transport(struct __sk_buff *skb, struct transpo
 		if (transport->protocol != IPPROTO_HOPOPTS && transport->protocol != IPPROTO_ROUTING &&
 		    transport->protocol != IPPROTO_DSTOPTS)
 			return true;
-		if (bpf_skb_load_bytes(skb, transport->offset, &extension, sizeof(extension)))
+		if (load_network(skb, transport->offset, &extension, sizeof(extension)))
 			return false;
 		length = (extension.length + 1) * 8;
 		if (transport->protocol == IPPROTO_HOPOPTS && extension.option == IPV6_TLV_JUMBO)
@@ -102,18 +112,18 @@ static __always_inline __u32 transport_header(struct __sk_buff *skb, const struc
 		return UDP_HEADER;
 	if (transport->protocol != IPPROTO_TCP)
 		return 0;
-	if (bpf_skb_load_bytes(skb, transport->offset + TCP_DATA_OFFSET, &data_offset, sizeof(data_offset)))
+	if (load_network(skb, transport->offset + TCP_DATA_OFFSET, &data_offset, sizeof(data_offset)))
 		return 0;
 	data_offset = (data_offset >> 4) * 4;
 	return data_offset < TCP_MIN_HEADER ? 0 : data_offset;
 }
 
-/* False when the packet is neither IPv4 nor IPv6, or too short. skb has to start at its IP header. */
+/* False when the packet is neither IPv4 nor IPv6, or too short. */
 static __always_inline bool find_transport(struct __sk_buff *skb, struct transport *transport)
 {
 	__u8 version_and_length;
 
-	if (bpf_skb_load_bytes(skb, 0, &version_and_length, sizeof(version_and_length)))
+	if (load_network(skb, 0, &version_and_length, sizeof(version_and_length)))
 		return false;
 	switch (version_and_length >> 4) {
 	case 4:

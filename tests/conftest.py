@@ -1,8 +1,8 @@
 """Fixtures for every test, and the rules for those that need the kernel.
 
 A test with the marker `kernel` (all of tests/kernel have it) runs as root, alone on this machine (see
-support/kernel_lock.py), and leaves nothing behind (support/leftovers.py). Without root it is skipped
-with the reason; with CHADTHROTTLE_REQUIRE_KERNEL_TESTS=1 its skip, whatever the reason, is a failure.
+support/kernel_lock.py), in a network namespace of its own, and leaves nothing behind (support/leftovers.py). Without
+root it is skipped with the reason; with CHADTHROTTLE_REQUIRE_KERNEL_TESTS=1 its skip, whatever the reason, is a failure.
 
 Tests attach to `leaf_cgroup` or in `netns_pair`, never to the cgroup2 root or the machine's devices.
 """
@@ -18,7 +18,7 @@ from tests.support.cgroups import cgroup2_root, make_cgroup, remove_cgroup
 from tests.support.command import Command
 from tests.support.kernel_lock import kernel_lock
 from tests.support.leftovers import Machine
-from tests.support.network import Endpoint, veth_pair
+from tests.support.network import Endpoint, entered_namespace, lonely_namespace, veth_pair
 from tests.support.objects import build_objects, built_objects
 
 REQUIRE_KERNEL_TESTS = "CHADTHROTTLE_REQUIRE_KERNEL_TESTS"
@@ -62,10 +62,13 @@ def _require(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 
 @pytest.fixture(scope="session")
-def alone_on_this_machine() -> Iterator[None]:
-    """Holds the machine's kernel lock until the session ends."""
-    with kernel_lock():
-        yield
+def alone_on_this_machine() -> Iterator[str]:
+    """Holds the machine's kernel lock until the session ends. The name of a network namespace that kernel tests are in.
+
+    A limit queues on the devices of its process's namespace: they must not be the machine's own.
+    """
+    with kernel_lock(), lonely_namespace() as name:
+        yield name
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +79,10 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     if os.geteuid() != 0:
         pytest.skip(f"needs root, runs as uid {os.geteuid()}")
-    request.getfixturevalue("alone_on_this_machine")
+    namespace = request.getfixturevalue("alone_on_this_machine")
     before = Machine.now()
-    yield
+    with entered_namespace(namespace):
+        yield
     additions = before.additions()
     assert not additions, "left behind:\n  " + "\n  ".join(additions)
 

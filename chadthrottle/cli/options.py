@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 import click
 from click.core import ParameterSource
 
-from chadthrottle.errors import KernelCannotError, UsageError
+from chadthrottle.errors import UsageError
 from chadthrottle.model import AttachMethod, AttachPoint, Engine, Scope
 from chadthrottle.units import parse_duration, parse_rate
 
@@ -83,8 +83,6 @@ def _parse_scope(text: str) -> Scope:
 def _parse_engine(text: str) -> Engine:
     if text not in list(Engine):
         raise UsageError(f"{_shown(text)} is no engine", hint=f"Write one of {', '.join(Engine)}.")
-    if text == Engine.QUEUE:
-        raise KernelCannotError("this version of chadthrottle has no queue engine", hint="Write cgroup, or auto.")
     return Engine(text)
 
 

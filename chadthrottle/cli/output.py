@@ -75,6 +75,8 @@ def direction_line(direction: Direction, state: DirectionState | None) -> str:
         parts.append(f"{state.marked_packets} marked")
     if state.retransmitted_packets:
         parts.append(f"{state.retransmitted_packets} retransmitted")
+    if state.policed_share is not None and round(state.policed_share, 2) > 0:
+        parts.append(f"{state.policed_share:.0%} past the queue")
     return fitted(f"{', '.join(parts)} ({state.engine.value})", " " * 12)
 
 

@@ -49,7 +49,7 @@ def command(as_json: bool, interval_s: int) -> None:
     with suppress(KeyboardInterrupt):  # the way it ends
         due = time.monotonic()
         while True:
-            tell(listing())
+            tell(listing(repair=True))
             sys.stdout.flush()
             due = max(due + interval_s, time.monotonic())  # after a stop, no burst of what was missed
             time.sleep(due - time.monotonic() if due > time.monotonic() else 0)

@@ -29,6 +29,7 @@ from chadthrottle.bpf.maps import Map
 from chadthrottle.bpf.programs import Program
 from chadthrottle.enforce.legacy import CGROUP_ID, IS_LEGACY, detach_recorded, read_placement
 from chadthrottle.enforce.namespaces import namespaces_of
+from chadthrottle.enforce.queue import remove_recorded
 from chadthrottle.errors import KernelCannotError
 from chadthrottle.pins import Pins, Stage
 
@@ -50,7 +51,7 @@ __all__ = [
     "pins_of_this_version",
 ]
 
-MAPS = ("processes", "tags", "rules", "meters", "holders", "claim", "placement")
+MAPS = ("processes", "tags", "rules", "meters", "holders", "claim", "placement", "queues")
 _CGROUP_HOOKS = {
     "egress": "throttle_egress",
     "ingress": "throttle_ingress",
@@ -67,7 +68,12 @@ _OPTIONAL_ITERATORS = {"open_files": "tag_open_sockets"}
 
 def pins_of_this_version(base: Path | None = None) -> Pins:
     """Where this version of the programs is pinned."""
-    return Pins(THROTTLE_ABI_VERSION, base, before_removal=detach_recorded)
+    return Pins(THROTTLE_ABI_VERSION, base, before_removal=_undo_recorded)
+
+
+def _undo_recorded(directory: Path) -> None:
+    remove_recorded(directory)
+    detach_recorded(directory)
 
 
 class Hooks:
@@ -78,9 +84,11 @@ class Hooks:
         maps: dict[str, Map],
         iterators: dict[str, IterLink],
         called: dict[str, Program],
+        pins: Pins,
         *,
         follows_passed_sockets: bool,
     ) -> None:
+        self.pins = pins
         self.processes = maps["processes"]
         self.tags = maps["tags"]
         self.rules = maps["rules"]
@@ -88,6 +96,7 @@ class Hooks:
         self.holders = maps["holders"]
         self.claim = maps["claim"]
         self.placement = maps["placement"]
+        self.queues = maps["queues"]
         self.open_files = iterators.get("open_files")
         """None: this kernel has no iter/task_file."""
         self.connections = iterators["connections"]
@@ -214,7 +223,7 @@ def open_pinned(pins: Pins) -> Iterator[Hooks]:
                 raise _incomplete(pins, name)
             called[name] = stack.enter_context(program)
         passed = set(_OPTIONAL_TRACEPOINTS) <= {*pins.names("links"), *pins.names("programs")}
-        yield Hooks(maps, iterators, called, follows_passed_sockets=passed)
+        yield Hooks(maps, iterators, called, pins, follows_passed_sockets=passed)
 
 
 @contextmanager
@@ -262,7 +271,7 @@ def install(pins: Pins, cgroup: Path, method: "AttachMethod" = "auto", *, pinned
                     stage.pin(loaded.programs[(_CGROUP_HOOKS | tracepoints)[name]], name)
         maps = {name: loaded.maps[name] for name in MAPS}
         called = {name: loaded.programs[name] for name in _CALLED}
-        yield Hooks(maps, iterators, called, follows_passed_sockets=passed)
+        yield Hooks(maps, iterators, called, pins, follows_passed_sockets=passed)
 
 
 def _attach_to_cgroup(

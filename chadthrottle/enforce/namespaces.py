@@ -8,15 +8,17 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 
 from chadthrottle.abi import ThrottleSocket
 from chadthrottle.enforce.pidfd import copy_of
 
-__all__ = ["SIOCGSKNS", "Namespaces", "namespaces_of"]
+__all__ = ["NOWHERE", "SIOCGSKNS", "Namespaces", "namespaces_by_inode", "namespaces_of"]
 
 CLONE_NEWNET = 0x4000_0000  # include/uapi/linux/sched.h
 SIOCGSKNS = 0x894C  # include/uapi/linux/sockios.h: a descriptor of a socket's network namespace (Linux 4.10)
@@ -25,8 +27,10 @@ SIOCGSKNS = 0x894C  # include/uapi/linux/sockios.h: a descriptor of a socket's n
 class Namespaces:
     """Open descriptors of network namespaces."""
 
-    def __init__(self, descriptors: Iterable[int]) -> None:
-        self._descriptors = tuple(descriptors)
+    def __init__(self, descriptors: Mapping[int, int]) -> None:
+        """By the namespaces' inodes."""
+        self._descriptors = tuple(descriptors.values())
+        self.inodes = frozenset(descriptors)
 
     def each(self, action: Callable[[], object]) -> None:
         """Run `action` once in each.
@@ -54,7 +58,45 @@ def namespaces_of(pids: Iterable[int], sockets: Iterable[ThrottleSocket] = ()) -
         for fd in _descriptors(pids, sockets, found):
             stack.callback(os.close, fd)
             found.setdefault(os.fstat(fd).st_ino, fd)
-        yield Namespaces(found.values())
+        yield Namespaces(found)
+
+
+@contextmanager
+def namespaces_by_inode(inodes: Collection[int]) -> Iterator[Namespaces]:
+    """Those of these network namespaces that a process is in or that are mounted somewhere (ip-netns(8))."""
+    found: dict[int, int] = {}
+    with ExitStack() as stack:
+        for path in chain(_of_processes(), _mounted()) if inodes else ():
+            with suppress(OSError):  # gone; or hidden from us, as a mount is that another one covers
+                inode = os.stat(path).st_ino  # noqa: PTH116 # as often as there are processes
+                if inode in inodes and inode not in found:
+                    found[inode] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    stack.callback(os.close, found[inode])
+            if len(found) == len(inodes):
+                break
+        yield Namespaces(found)
+
+
+NOWHERE = Namespaces({})
+
+
+def _of_processes() -> Iterator[str]:
+    yield "/proc/self/ns/net"
+    yield from (f"/proc/{name}/ns/net" for name in os.listdir("/proc") if name.isdigit())
+
+
+def _mounted() -> Iterator[str]:
+    """Where namespaces are mounted, as pid 1 sees it and as we do (proc_pid_mountinfo(5))."""
+    for whose in "1", "self":
+        with suppress(OSError), open(f"/proc/{whose}/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                fields = line.split()
+                if fields[3].startswith("net:["):
+                    yield f"/proc/{whose}/root{_unescaped(fields[4])}"
+
+
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
 def _descriptors(pids: Iterable[int], sockets: Iterable[ThrottleSocket], found: dict[int, int]) -> Iterator[int]:

@@ -18,6 +18,7 @@ from chadthrottle.abi import (
     ThrottleRule,
     ThrottleScope,
     ThrottleSharing,
+    ThrottleWhy,
 )
 from chadthrottle.bpf.constants import ElemFlag
 from chadthrottle.bpf.errors import BpfError
@@ -34,7 +35,11 @@ from chadthrottle.enforce.membership import (
 )
 from chadthrottle.enforce.namespaces import Namespaces, namespaces_of
 from chadthrottle.enforce.open_sockets import claim_open_sockets
+from chadthrottle.enforce.queue import Held
+from chadthrottle.enforce.queue import hold as hold_in_queues
+from chadthrottle.enforce.queue import sweep as sweep_queues
 from chadthrottle.errors import ChadthrottleError
+from chadthrottle.model import Engine
 from chadthrottle.procs import Identity
 
 __all__ = ["BURST_NS", "Rule", "Terms", "all_rules", "change", "create", "end", "expiry_in", "sweep", "undone_by"]
@@ -49,8 +54,15 @@ FASTEST_BYTES_PER_S = 12_500_000_000
 # Time for sending connections to shrink their windows before they are paced: about one round trip (ebpf/pace.bpf.h).
 _SETTLE_NS = 20_000_000
 
+# As long for downloads: some round trips, each of which may take a third of a window (RFC 9438).
+_DOWNLOADS_SETTLE_NS = 120_000_000
+_NOT_WORTH_SETTLING_BYTES = 65536
+
 # A command that is killed between pacing and arming leaves a rule that arms itself.
 _ARMS_ITSELF_NS = 1_000_000_000
+
+
+POLICED = Held()
 
 
 class Terms(NamedTuple):
@@ -63,13 +75,19 @@ class Terms(NamedTuple):
     """CLOCK_BOOTTIME; 0: never."""
     scope: ThrottleScope
 
-    def armed_at(self, armed_ns: int) -> ThrottleRule:
+    @property
+    def rates(self) -> dict[ThrottleDirection, int]:
+        """bytes/s; 0: not limited."""
+        return {ThrottleDirection.UP: self.up_bytes_per_s, ThrottleDirection.DOWN: self.down_bytes_per_s}
+
+    def armed_at(self, armed_ns: int, held: Held = POLICED) -> ThrottleRule:
         """As the kernel takes it."""
         rule = ThrottleRule(expires_ns=self.expires_ns, armed_ns=armed_ns, scope=self.scope)
         rule.rate[ThrottleDirection.UP].bytes_per_s = self.up_bytes_per_s
         rule.rate[ThrottleDirection.DOWN].bytes_per_s = self.down_bytes_per_s
         for direction in ThrottleDirection:
             rule.rate[direction].burst_ns = BURST_NS
+        held.apply(rule)
         return rule
 
 
@@ -94,6 +112,15 @@ class Rule(NamedTuple):
         return int(self.rule.rate[direction].bytes_per_s)
 
     @property
+    def rates(self) -> dict[ThrottleDirection, int]:
+        return {direction: self.rate(direction) for direction in ThrottleDirection}
+
+    @property
+    def queued(self) -> frozenset[ThrottleDirection]:
+        """What a queue holds, where there is one on a packet's way."""
+        return frozenset(each for each in ThrottleDirection if self.rule.queue and self.rule.queued & 1 << each)
+
+    @property
     def scope(self) -> ThrottleScope:
         return ThrottleScope(self.rule.scope)
 
@@ -112,13 +139,21 @@ def all_rules(hooks: Hooks) -> Iterator[Rule]:
 
 
 def create(
-    hooks: Hooks, leader: Identity, name: str, terms: Terms, *, inherit: bool, holder: Identity | None = None
-) -> int:
-    """Make a rule for a process and, with `inherit`, its descendants; its id. It ends with `holder`, if there is one.
+    hooks: Hooks,
+    leader: Identity,
+    name: str,
+    terms: Terms,
+    *,
+    inherit: bool,
+    holder: Identity | None = None,
+    engine: Engine = Engine.AUTO,
+) -> tuple[int, Held]:
+    """Make a rule for a process and, with `inherit`, its descendants; its id, and by which means it holds. It ends with
+    `holder`, if there is one.
 
     Connections that are there are paced before the bucket is armed: the other way round a running one
     gets a fraction of its limit. Undone in reverse when a step fails. Raises NoSuchProcessError,
-    KernelCannotError, BpfError, OSError.
+    KernelCannotError, NotPermittedError, BpfError, OSError.
     """
     now_ns = _now_ns()
     rule_id = now_ns  # never used before or again: boot time only goes forward, and the lock is held
@@ -141,28 +176,37 @@ def create(
         with _places(hooks, rule_id, members(hooks, rule_id)) as places:
             sending = _count_sending(hooks, rule_id, places) if terms.up_bytes_per_s else 0
             _share_out(hooks, rule_id, terms.up_bytes_per_s // max(1, sending))
-            hooks.rules.update(key, bytes(terms.armed_at(_now_ns() + _ARMS_ITSELF_NS)), ElemFlag.BPF_NOEXIST)
+            begun_ns = _now_ns()
+            unarmed = terms.armed_at(begun_ns + _ARMS_ITSELF_NS)
+            hooks.rules.update(key, bytes(unarmed), ElemFlag.BPF_NOEXIST)
             _pace(hooks, places, settle=sending > 0)
-        _update(hooks, rule_id, leader, terms.armed_at(_now_ns()))
+            held = hold_in_queues(hooks, engine, terms.rates, ThrottleRule(), places)
+        if terms.down_bytes_per_s:
+            _let_downloads_settle(hooks, rule_id, terms.down_bytes_per_s, begun_ns)
+        _update(hooks, rule_id, leader, terms.armed_at(_now_ns(), held))
         require_members(hooks, rule_id, leader)
-    return rule_id
+    return rule_id, held
 
 
-def change(hooks: Hooks, rule: Rule, terms: Terms) -> None:
-    """Give a rule other terms. It claims its processes' sockets again.
+def change(hooks: Hooks, rule: Rule, terms: Terms, engine: Engine = Engine.AUTO) -> Held:
+    """Give a rule other terms; by which means it holds. It claims its processes' sockets again.
 
     Where uploads become slower, connections are paced before the bucket is armed, as in `create`. Put
     back when a step fails. Raises as `create`.
     """
     before, after = rule.rate(ThrottleDirection.UP), terms.up_bytes_per_s
     slower = bool(after) and (not before or after < before)
+    begins_down = bool(terms.down_bytes_per_s) and not rule.rate(ThrottleDirection.DOWN)
     share = int(rule.meter.share)
+    as_before = Held(rule.rule.queue, rule.queued, ThrottleWhy(rule.rule.why))
 
     def put_back() -> None:
         _share_out(hooks, rule.id, share)
         _update(hooks, rule.id, rule.leader, rule.rule)
         with _places(hooks, rule.id, members(hooks, rule.id)) as places:
             _pace(hooks, places, settle=False)
+            if rule.queued:
+                hold_in_queues(hooks, Engine.AUTO, rule.rates, rule.rule, places)
 
     with undone_by(put_back), _places(hooks, rule.id, members(hooks, rule.id)) as places:
         if before and after:
@@ -172,10 +216,15 @@ def change(hooks: Hooks, rule: Rule, terms: Terms) -> None:
             counted = _count_sending(hooks, rule.id, places) - int(rule.meter.sending)
             _share_out(hooks, rule.id, after // max(1, counted))
         # Armed at once unless there is something to wait for.
-        _update(hooks, rule.id, rule.leader, terms.armed_at(_now_ns() + _ARMS_ITSELF_NS if slower else 0))
+        waits = slower or begins_down
+        begun_ns = _now_ns()
+        _update(hooks, rule.id, rule.leader, terms.armed_at(begun_ns + _ARMS_ITSELF_NS if waits else 1, as_before))
         _pace(hooks, places, settle=slower)
-        if slower:
-            _update(hooks, rule.id, rule.leader, terms.armed_at(_now_ns()))
+        held = hold_in_queues(hooks, engine, terms.rates, rule.rule, places)
+        if begins_down:
+            _let_downloads_settle(hooks, rule.id, terms.down_bytes_per_s, begun_ns)
+        _update(hooks, rule.id, rule.leader, terms.armed_at(_now_ns(), held))
+    return held
 
 
 def end(hooks: Hooks, rule_id: int) -> None:
@@ -215,13 +264,16 @@ def expiry_in(duration_s: int | None) -> int:
 
 
 def sweep(hooks: Hooks) -> int:
-    """Remove what ended rules left: meters without a rule, rules that expired. How many there were."""
+    """Remove what ended rules left: meters without a rule, rules that expired, queues and classes. How many rules there
+    were. Queues that stay are repaired, and attached to devices that have come.
+    """
     forget_the_dead(hooks)
     gone = [rule.id for rule in all_rules(hooks) if rule.expired or not members(hooks, rule.id)]
     armed = set(hooks.rules.keys())
     gone += [int.from_bytes(key, "little") for key in list(hooks.meters.keys()) if key not in armed]
     for rule_id in gone:
         end(hooks, rule_id)
+    sweep_queues(hooks)
     return len(gone)
 
 
@@ -245,6 +297,19 @@ def _pace(hooks: Hooks, places: Namespaces, *, settle: bool) -> None:
     if settle:
         time.sleep(_SETTLE_NS / 1e9)
         places.each(hooks.connections.read)
+
+
+def _let_downloads_settle(hooks: Hooks, rule_id: int, bytes_per_s: int, begun_ns: int) -> None:
+    """Until it is armed, a rule tells those that send faster than its limit to slow down (judge.bpf.h): else what
+    they have under way, megabytes on a fast path, would be lost at once. Connections with less need no time.
+    """
+    remaining_ns = begun_ns + _DOWNLOADS_SETTLE_NS - _now_ns()
+    value = hooks.meters.lookup(_key(rule_id))
+    if remaining_ns <= 0 or value is None:
+        return
+    counted = ThrottleMeter.from_buffer_copy(value).count[ThrottleDirection.DOWN]
+    if counted.passed_bytes > bytes_per_s * (_now_ns() - begun_ns) // 1_000_000_000 + _NOT_WORTH_SETTLING_BYTES:
+        time.sleep(remaining_ns / 1e9)
 
 
 def _count_sending(hooks: Hooks, rule_id: int, places: Namespaces) -> int:

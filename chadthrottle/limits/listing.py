@@ -1,11 +1,15 @@
 """Tell what is limited."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from chadthrottle.abi import ThrottleWhy
 from chadthrottle.enforce import hooks as hooks_module
 from chadthrottle.enforce import rules
 from chadthrottle.enforce.membership import inheriting
+from chadthrottle.enforce.queue import QueueReport, report, sweep
+from chadthrottle.enforce.rules import Rule
 from chadthrottle.limits.state import state, where
 from chadthrottle.model import RuleState
 
@@ -19,8 +23,10 @@ class Listing(NamedTuple):
     notes: tuple[str, ...]
 
 
-def listing(base: Path | None = None) -> Listing:
-    """The rules in the kernel. Changes nothing. Raises KernelCannotError, NotPermittedError."""
+def listing(base: Path | None = None, *, repair: bool = False) -> Listing:
+    """The rules in the kernel. Changes nothing, unless with `repair` queues that somebody broke, or devices that have
+    come since. Raises KernelCannotError, NotPermittedError.
+    """
     pins = hooks_module.pins_of_this_version(base)
     with pins.lock(create=False) as there:
         if not there:
@@ -50,7 +56,38 @@ def listing(base: Path | None = None) -> Listing:
                 notes.append(
                     "A socket that one process passes to another stays with the first: following it takes Linux 6.3."
                 )
-            states = tuple(state(rule, hooks, at, children=rule.id in with_children) for rule in found)
+            queues = report(hooks)
+            if repair and (queues.broken or queues.uncovered):
+                sweep(hooks)
+                queues = report(hooks)
+            notes += _about_queues(found, queues)
+            states = tuple(state(rule, hooks, at, children=rule.id in with_children, queues=queues) for rule in found)
         if not found:
             notes.append("Nothing is limited, but idle hooks are in place: chadthrottle release --all removes them.")
         return Listing(states, tuple(notes))
+
+
+# What kept `auto` from queueing; limits.throttle said more when the limit was set.
+_WHY = {
+    ThrottleWhy.KERNEL: "this kernel, or this machine's set-up, makes no queue",
+    ThrottleWhy.PERMISSION: "a queue was not permitted",
+    ThrottleWhy.ROOM: "too many limits were queued",
+}
+
+
+def _about_queues(found: list[Rule], queues: QueueReport) -> Iterator[str]:
+    for rule in found:
+        why = _WHY.get(ThrottleWhy(rule.rule.why))
+        if why:
+            yield f"Downloads of PID {rule.leader.pid} are policed, not queued: {why} when the limit was set."
+    if any(rule.queued for rule in found):
+        if queues.broken:
+            yield (
+                "Somebody removed the queue's device chadthrottle, or set it down: limits are policed until the next "
+                "throttle, release or watch repairs it."
+            )
+        if queues.uncovered:
+            yield (
+                f"Not queued but policed until the next throttle, release or watch: what arrives on "
+                f"{', '.join(queues.uncovered)}."
+            )

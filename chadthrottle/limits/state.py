@@ -6,6 +6,7 @@ from chadthrottle import cgroup
 from chadthrottle.abi import ThrottleCount, ThrottleDirection
 from chadthrottle.enforce.hooks import Hooks
 from chadthrottle.enforce.membership import holder_of
+from chadthrottle.enforce.queue import NO_QUEUES, QueueReport
 from chadthrottle.enforce.rules import Rule
 from chadthrottle.errors import KernelCannotError
 from chadthrottle.model import AttachPoint, DirectionState, Engine, ProcessIdentity, RuleState, Scope
@@ -27,15 +28,15 @@ def where(hooks: Hooks) -> AttachPoint:
     return AttachPoint.ROOT if found == cgroup.root() else AttachPoint(str(found))
 
 
-def state(rule: Rule, hooks: Hooks, at: AttachPoint, *, children: bool) -> RuleState:
+def state(rule: Rule, hooks: Hooks, at: AttachPoint, *, children: bool, queues: QueueReport = NO_QUEUES) -> RuleState:
     """What is known of a rule; `children` is whether its processes' children belong to it."""
     holder = holder_of(hooks, rule.id)
     now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     expires_ns = rule.rule.expires_ns
     return RuleState(
         process=ProcessIdentity(rule.leader.pid, rule.leader.start_ticks, rule.name),
-        up=_direction(rule, ThrottleDirection.UP, now_ns),
-        down=_direction(rule, ThrottleDirection.DOWN, now_ns),
+        up=_direction(rule, ThrottleDirection.UP, queues, now_ns),
+        down=_direction(rule, ThrottleDirection.DOWN, queues, now_ns),
         attached_by=hooks.attached_by,
         at=at,
         children=children,
@@ -45,19 +46,25 @@ def state(rule: Rule, hooks: Hooks, at: AttachPoint, *, children: bool) -> RuleS
     )
 
 
-def _direction(rule: Rule, direction: ThrottleDirection, now_ns: int) -> DirectionState | None:
+def _direction(rule: Rule, direction: ThrottleDirection, queues: QueueReport, now_ns: int) -> DirectionState | None:
     asked = rule.rate(direction)
     if not asked:
         return None
     count = rule.meter.count[direction]
+    queued = direction in rule.queued
     return DirectionState(
-        engine=Engine.CGROUP,
+        engine=Engine.QUEUE if queued else Engine.CGROUP,
         asked_bytes_per_s=asked,
         achieved_bytes_per_s=_achieved(count, rule.meter.base_ns, now_ns),
-        dropped_packets=count.dropped_packets,
+        dropped_packets=count.dropped_packets + queues.dropped.get((rule.rule.queue, direction), 0),
         marked_packets=count.marked_packets,
         retransmitted_packets=count.retransmitted_packets,
+        policed_share=_policed_share(count) if queued else None,
     )
+
+
+def _policed_share(count: ThrottleCount) -> float:
+    return count.policed_bytes / (count.policed_bytes + count.queued_bytes) if count.policed_bytes else 0.0
 
 
 def _achieved(count: ThrottleCount, since_ns: int, now_ns: int) -> int | None:

@@ -79,7 +79,15 @@ def _throttle(spec: RuleSpec, hooks: Hooks, notes: tuple[str, ...], holder: Iden
     leader = Identity(spec.process.pid, spec.process.start_time_ticks)
     present = next((rule for rule in rules.all_rules(hooks) if rule.leader == leader), None)
     if present is None:
-        rule_id = rules.create(hooks, leader, spec.process.name, _terms(spec), inherit=spec.children, holder=holder)
+        rule_id, held = rules.create(
+            hooks,
+            leader,
+            spec.process.name,
+            _terms(spec),
+            inherit=spec.children,
+            holder=holder,
+            engine=spec.engine,
+        )
     elif holder is not None:
         raise UsageError(
             f"process {leader.pid} has a limit already, which would end with this command",
@@ -87,14 +95,14 @@ def _throttle(spec: RuleSpec, hooks: Hooks, notes: tuple[str, ...], holder: Iden
         )
     else:
         rule_id = present.id
-        rules.change(hooks, present, _merged(spec, present))
+        held = rules.change(hooks, present, _merged(spec, present), spec.engine)
     with rules.undone_by(lambda: _take_back(hooks, rule_id, present)):
         made = next((rule for rule in rules.all_rules(hooks) if rule.id == rule_id), None)
         count = len(members(hooks, rule_id))
         children = rule_id in inheriting(hooks)
         if made is None:
             raise NoSuchProcessError(f"{leader} has ended, and its limit with it")
-        return Throttled(state(made, hooks, at, children=children), count, present is not None, notes)
+        return Throttled(state(made, hooks, at, children=children), count, present is not None, (*notes, *held.notes))
 
 
 def _take_back(hooks: Hooks, rule_id: int, before: rules.Rule | None) -> None:

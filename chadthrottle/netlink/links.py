@@ -1,19 +1,32 @@
 """Devices of a network namespace: made, given addresses, set up."""
 
-import errno
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-# Neither has types.
-from pyroute2 import IPRoute  # type: ignore[import-untyped]
-from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
+from pyroute2 import IPRoute  # type: ignore[import-untyped]  # it has no types
 
-from chadthrottle.errors import KernelCannotError, NotPermittedError
+from chadthrottle.netlink.errors import told
+from chadthrottle.netlink.messages import Message
 
-__all__ = ["Links"]
+__all__ = ["Device", "Links"]
+
+_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8  # include/uapi/linux/if.h
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device of a namespace."""
+
+    ifindex: int
+    name: str
+    kind: str
+    """"ifb", "veth", "bridge", …; empty for hardware."""
+    is_up: bool
+    is_loopback: bool
+    port_of: str
+    """The kind of the device it is a port or slave of ("bridge", "bond", …); empty if of none."""
+    mtu_bytes: int
 
 
 class Links:
@@ -38,7 +51,7 @@ class Links:
 
         Born there: a namespace in between, with its rules for new devices, never sees it.
         """
-        with _told(f"make the veth {name}"):
+        with told(f"make the veth {name}"):
             self._route.link("add", ifname=name, kind="veth", peer={"ifname": name, "net_ns_pid": peer_pid})
 
     def configure(self, name: str, addresses: tuple[str, ...]) -> None:
@@ -46,18 +59,41 @@ class Links:
         (index,) = self._route.link_lookup(ifname=name)
         for each in addresses:
             address, _, prefix = each.partition("/")
-            with _told(f"give {name} the address {each}"):
+            with told(f"give {name} the address {each}"):
                 self._route.addr("add", index=index, address=address, prefixlen=int(prefix))
-        with _told(f"set {name} up"):
+        with told(f"set {name} up"):
             self._route.link("set", index=index, state="up")
 
+    def devices(self) -> list[Device]:
+        """All of the namespace."""
+        with told("list the network devices"):
+            return [_device(message) for message in self._route.get_links()]
 
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    try:
-        yield
-    except NetlinkError as error:
-        message = f"cannot {what}: {os.strerror(error.code)}"
-        if error.code in (errno.EPERM, errno.EACCES):
-            raise NotPermittedError(message, hint="It takes CAP_NET_ADMIN: run it with sudo.") from error
-        raise KernelCannotError(message) from error
+    def add_ifb(self, name: str) -> int:
+        """Make an IFB device; its index."""
+        with told(f"make the device {name} (ifb)"):
+            self._route.link("add", ifname=name, kind="ifb")
+        (index,) = self._route.link_lookup(ifname=name)
+        return int(index)
+
+    def set_up(self, ifindex: int) -> None:
+        with told(f"set device {ifindex} up"):
+            self._route.link("set", index=ifindex, state="up")
+
+    def remove(self, ifindex: int) -> None:
+        with told(f"remove device {ifindex}"):
+            self._route.link("del", index=ifindex)
+
+
+def _device(message: Message) -> Device:
+    about = message.get_attr("IFLA_LINKINFO")
+    flags = message["flags"]
+    return Device(
+        ifindex=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        kind=(about and about.get_attr("IFLA_INFO_KIND")) or "",
+        is_up=bool(flags & _IFF_UP),
+        is_loopback=bool(flags & _IFF_LOOPBACK),
+        port_of=(about and about.get_attr("IFLA_INFO_SLAVE_KIND")) or "",
+        mtu_bytes=message.get_attr("IFLA_MTU") or 0,
+    )

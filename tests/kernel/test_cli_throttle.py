@@ -69,7 +69,7 @@ def test_a_limit_from_beginning_to_end(chadthrottle: Command, child: int, leaf_c
     assert answer.out.replace("10 Mbit/s (", "10 Mbit/s, now 0 bit/s (").splitlines() == [
         f"sleep (PID {child}) limited:",
         "  upload    1.25 MB/s = 10 Mbit/s, now 0 bit/s (cgroup)",
-        "  download  1.25 MB/s = 10 Mbit/s, now 0 bit/s (cgroup)",
+        "  download  1.25 MB/s = 10 Mbit/s, now 0 bit/s (queue)",
         f"End it: sudo chadthrottle release {child}",
     ]
     listed = chadthrottle("list")
@@ -133,6 +133,7 @@ def test_json(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
             "dropped_packets": 0,
             "marked_packets": 0,
             "retransmitted_packets": 0,
+            "policed_share": None,
         }
         assert 3500 < rule.pop("remaining_s") <= 3600
         assert rule == {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from chadthrottle.model import Engine
 from tests.support.network import Endpoint
 from tests.support.throttled import LIMIT, Scene, scene
 
@@ -27,7 +28,7 @@ def segments_sent_again(endpoint: Endpoint) -> int:
 
 @pytest.mark.parametrize("ipv6", [False, True], ids=["IPv4", "IPv6"])
 def test_retransmissions(ipv6: bool, stage: Scene) -> None:
-    """One connection with a rule at each end: the receiver's drops, the sender sends again, both count it."""
+    """One connection with a rule at each end: the receiver's bucket drops, the sender sends again, both count it."""
     far = stage.peer.endpoint
     sender, receiver = stage.start(far), stage.start()
     here = stage.here.ipv6 if ipv6 else stage.here.ipv4
@@ -35,7 +36,7 @@ def test_retransmissions(ipv6: bool, stage: Scene) -> None:
     receiver.do(f"listen('listener', socket.{family}, {here!r}, 7000)")
     sender.do(f"connect('up', socket.{family}, socket.SOCK_STREAM, {here!r}, 7000)")
     receiver.do("accept('listener', 'down'); receive_on('down')")
-    stage.throttle(receiver, up=None, down=LIMIT)
+    stage.throttle(receiver, up=None, down=LIMIT, engine=Engine.CGROUP)
     stage.throttle(sender, up=50 * LIMIT, down=None)
     before = segments_sent_again(far)
     sender.do("send_on('up')")

@@ -20,6 +20,7 @@ from chadthrottle.bpf.maps import Map
 from chadthrottle.bpf.programs import Program as BpfProgram
 from chadthrottle.enforce import namespaces
 from chadthrottle.enforce.hooks import open_pinned, pins_of_this_version
+from chadthrottle.model import Engine
 from chadthrottle.pins import Stage, layout
 from tests.support.leftovers import Machine
 from tests.support.network import Endpoint
@@ -95,18 +96,19 @@ def sends_freely(program: Program) -> bool:
 @pytest.mark.parametrize("hooks", ["to be installed", "there already", "there, with this rule"])
 @pytest.mark.parametrize("step", STEPS)
 def test_failed_throttle_changes_nothing(step: str, hooks: str, stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a queue, whose failures are test_queue_faults.py's."""
     program = stage.start()
     program.busy_upload()
     if hooks == "there already":
         stage.throttle(stage.start())
     elif hooks == "there, with this rule":
-        stage.throttle(program, up=None, down=LIMIT)
+        stage.throttle(program, up=None, down=LIMIT, engine=Engine.CGROUP)
     before, kernel_before = state_of(stage), Machine.now()
     for number in range(1, 100):
         with monkeypatch.context() as patch:
             calls = fail_at(patch, step, number)
             try:
-                stage.throttle(program, up=LIMIT // 2, down=LIMIT // 2)
+                stage.throttle(program, up=LIMIT // 2, down=LIMIT // 2, engine=Engine.CGROUP)
             except InjectedError:
                 assert calls() >= number
             else:

@@ -115,7 +115,8 @@ def sends_freely(program: Program) -> bool:
 
 
 def pinned_links(stage: Scene) -> set[str]:
-    return {path.name for path in stage.base.glob("*/links/*")}
+    """Of the hooks; a queue's are always pinned, and go with the last rule."""
+    return {path.name for path in stage.base.glob("*/links/*") if not path.name.startswith("queue-")}
 
 
 def is_over(stage: Scene, program: Program) -> bool:

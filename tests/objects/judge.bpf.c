@@ -10,11 +10,6 @@
 #include "types.bpf.h"
 #include "uapi.bpf.h"
 
-BPF_HELPER(84, struct bpf_sock *, bpf_sk_lookup_tcp, void *context, const void *tuple, __u32 size, __u64 netns,
-	   __u64 flags);
-BPF_HELPER(86, long, bpf_sk_release, void *sk);
-
-#define BPF_F_CURRENT_NETNS (-1L)
 
 struct given {
 	struct throttle_rule rule;

@@ -50,6 +50,18 @@ def entered_namespace(name: str) -> Iterator[None]:
 
 
 @contextmanager
+def lonely_namespace() -> Iterator[str]:
+    """The name of a namespace with nothing but loopback."""
+    name = f"{PREFIX}{os.getpid()}-own"
+    _ip("netns", "add", name)
+    try:
+        _ip("-n", name, "link", "set", "lo", "up")
+        yield name
+    finally:
+        _ip("netns", "del", name)
+
+
+@contextmanager
 def veth_pair() -> Iterator[tuple[Endpoint, Endpoint]]:
     """Two namespaces, a veth between them, both families configured and usable at once."""
     number = next(_numbers)

@@ -19,6 +19,8 @@ Fields = list[tuple[str, int, int]]
 STRUCTURES: dict[type[ctypes.Structure], tuple[str, str]] = {
     TrafficCount: ("traffic", "traffic_count"),
     abi.ThrottleCount: ("throttle", "throttle_count"),
+    abi.ThrottleDevice: ("throttle", "throttle_device"),
+    abi.ThrottleQueue: ("throttle", "throttle_queue"),
     abi.ThrottleHolder: ("throttle", "throttle_holder"),
     abi.ThrottleMembership: ("throttle", "throttle_membership"),
     abi.ThrottleMeter: ("throttle", "throttle_meter"),
@@ -93,6 +95,13 @@ def test_throttle_numbers_are_what_the_header_says() -> None:
         assert f"\tTHROTTLE_{direction.name} = {direction.value}," in header
     for scope in abi.ThrottleScope:
         assert f"\tTHROTTLE_{scope.name} = {scope.value}," in header
+    for each in abi.ThrottleClass:
+        assert f"\tTHROTTLE_CLASS_{each.name} = {each.value}," in header
+    for why in abi.ThrottleWhy:
+        assert f"\tTHROTTLE_WHY_{why.name} = {why.value}," in header
+    assert f"#define THROTTLE_MAX_QUEUES {abi.THROTTLE_MAX_QUEUES}\n" in header
+    assert f"#define THROTTLE_QUEUE_MAJOR {abi.THROTTLE_QUEUE_MAJOR:#x}\n" in header
+    assert f"#define THROTTLE_QUEUE_CLASSES {abi.THROTTLE_QUEUE_CLASSES}\n" in header
 
 
 def test_throttle_maps_hold_these_structures(object_path: Callable[[str], Path]) -> None:

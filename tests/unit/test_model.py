@@ -84,7 +84,9 @@ def test_state_by_direction() -> None:
 
 def test_the_json_of_list() -> None:
     """Pinned down: scripts read it. New keys may join, these stay."""
-    down = DirectionState(engine=Engine.QUEUE, asked_bytes_per_s=1000, achieved_bytes_per_s=None)
+    down = DirectionState(
+        engine=Engine.QUEUE, asked_bytes_per_s=1000, achieved_bytes_per_s=None, policed_share=0.123456
+    )
     both = RuleState(process=CURL, up=UP, down=down, attached_by="link", at=AttachPoint.ROOT)
     only_up = RuleState(
         process=ProcessIdentity(1000, 5, "bad \udcff name"),
@@ -103,6 +105,7 @@ def test_the_json_of_list() -> None:
         "dropped_packets": 3,
         "marked_packets": 2,
         "retransmitted_packets": 1,
+        "policed_share": None,
     }
     printed = json.dumps(to_json([both, only_up], notes=["Hooks idle."]))
     assert json.loads(printed) == {
@@ -119,6 +122,7 @@ def test_the_json_of_list() -> None:
                     "dropped_packets": 0,
                     "marked_packets": 0,
                     "retransmitted_packets": 0,
+                    "policed_share": 0.1235,
                 },
                 "engine": {"up": "cgroup", "down": "queue"},
                 "attach": {"method": "link", "at": "root"},

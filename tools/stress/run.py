@@ -23,7 +23,7 @@ from chadthrottle import limits
 from chadthrottle.abi import ThrottleDirection, ThrottleMeter, ThrottleProcess
 from chadthrottle.enforce.hooks import Hooks, open_pinned, pins_of_this_version
 from chadthrottle.enforce.rules import all_rules
-from chadthrottle.model import ProcessIdentity, RuleSpec
+from chadthrottle.model import Engine, ProcessIdentity, RuleSpec
 from chadthrottle.procs import Identity, is_alive, read_stat
 from tests.support.leftovers import Machine
 from tools.stress.audit import Look, compare, look_at
@@ -286,7 +286,11 @@ class _Run:
             if stat is not None:
                 identity = ProcessIdentity(pid, stat.start_ticks, stat.name)
                 spec = RuleSpec(
-                    process=identity, rate_up_bytes_per_s=rate, rate_down_bytes_per_s=rate, at=self.where.at
+                    engine=Engine.CGROUP,  # a queue's drops are in no meter
+                    process=identity,
+                    rate_up_bytes_per_s=rate,
+                    rate_down_bytes_per_s=rate,
+                    at=self.where.at,
                 )
                 limits.throttle(spec, self.where.base)
 
