@@ -1,8 +1,9 @@
 """Fixtures for every test, and the rules for those that need the kernel.
 
 A test with the marker `kernel` (all of tests/kernel have it) runs as root, alone on this machine (see
-support/kernel_lock.py), in a network namespace of its own, and leaves nothing behind (support/leftovers.py). Without
-root it is skipped with the reason; with CHADTHROTTLE_REQUIRE_KERNEL_TESTS=1 its skip, whatever the reason, is a failure.
+support/kernel_lock.py), in a network namespace of its own, and leaves nothing behind (support/leftovers.py).
+Without root it is skipped with the reason; with CHADTHROTTLE_REQUIRE_KERNEL_TESTS=1 its skip, whatever the
+reason, is a failure.
 
 Tests attach to `leaf_cgroup` or in `netns_pair`, never to the cgroup2 root or the machine's devices.
 """
