@@ -355,7 +355,6 @@ class ThrottleMeter(ctypes.Structure):
         ("share", ctypes.c_uint64),
         ("epoch_ns", ctypes.c_uint64),
         ("epoch_bytes", ctypes.c_uint64),
-        ("epoch_drops", ctypes.c_uint64),
         ("sending", ctypes.c_uint64),
         ("base_ns", ctypes.c_uint64),
         ("settled_ns", ctypes.c_uint64),
@@ -364,6 +363,8 @@ class ThrottleMeter(ctypes.Structure):
         ("padding", ctypes.c_uint32),
         ("name", ctypes.c_char * 16),
         ("processes", ctypes.c_uint64),
+        ("other_until", ctypes.c_uint64),
+        ("tcp_ns", ctypes.c_uint64),
         ("untracked", ctypes.c_uint64),
     )
 
@@ -374,7 +375,6 @@ class ThrottleMeter(ctypes.Structure):
     """bytes/s that one sending TCP socket may take."""
     epoch_ns: int
     epoch_bytes: int
-    epoch_drops: int
     sending: int
     base_ns: int
     """CLOCK_BOOTTIME."""
@@ -385,4 +385,8 @@ class ThrottleMeter(ctypes.Structure):
     """The process the rule was made for."""
     name: bytes
     processes: int
+    other_until: int
+    """As ahead_until, for uploads that are not TCP."""
+    tcp_ns: int
+    """CLOCK_BOOTTIME when TCP last offered data to upload."""
     untracked: int

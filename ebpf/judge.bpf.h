@@ -161,25 +161,55 @@ static __always_inline void charge_queued(struct judgement *it)
 	count_queued(it->count, it->rate, it->ahead_until, &it->wire, it->now, it->ticks);
 }
 
+/*
+ * What is not TCP gives no way, and the bucket is one. While TCP has something to send, the rest has half of the rate for
+ * sure, and more only where TCP leaves some: while the rule is less ahead than pacing aims at.
+ */
+#define CONTENDED_NS NS_PER_S
+#define OTHERS_AHEAD_NS (AHEAD_TARGET_NS / 2)
+
+static __always_inline bool others_have_their_part(struct judgement *it, __u64 ahead_ns)
+{
+	if (it->wire.bytes <= SMALL_PACKET_BYTES || it->now - *(volatile __u64 *)&it->meter->tcp_ns > CONTENDED_NS)
+		return false;
+	return ahead_ns >= OTHERS_AHEAD_NS &&
+	       police_ahead(&it->meter->other_until, it->ticks) >= it->rate->burst_ns / 2 * TICKS_PER_NS;
+}
+
+static __always_inline bool is_over(struct judgement *it, bool tcp, __u64 ahead_ns)
+{
+	if (!it->armed)
+		return false;
+	if (!tcp && others_have_their_part(it, ahead_ns))
+		return true;
+	return police(it->rate, it->ahead_until, it->ticks, it->wire.bytes) != POLICE_PASS &&
+	       !must_live(it->sk, it->tag);
+}
+
 static __always_inline int judge_upload(struct judgement *it)
 {
-	bool queued = goes_through_queue(it->tag, it->rule);
+	bool tcp = it->sk->protocol == IPPROTO_TCP, queued = goes_through_queue(it->tag, it->rule);
 	__u64 ahead_ns = police_ahead(it->ahead_until, it->ticks) / TICKS_PER_NS;
+	/* What others offer and do not get is no reason for TCP to send less. */
+	bool offers = it->armed && tcp;
 
 	count_sent_again(it->sk, it->tag, it->count);
-	if (it->armed)
+	if (tcp && it->wire.bytes > SMALL_PACKET_BYTES)
+		it->meter->tcp_ns = it->now;
+	if (offers || (queued && it->armed))
 		pace_measure(it->meter, pacing_limit(it->rate->bytes_per_s, queued), it->now,
 			     queued ? AHEAD_TARGET_NS : ahead_ns, it->wire.bytes);
 	if (queued) {
 		charge_queued(it);
+	} else if (is_over(it, tcp, ahead_ns)) {
+		count_dropped(it->count, &it->wire);
+		return DROP_EGRESS;
 	} else {
-		if (it->armed && police(it->rate, it->ahead_until, it->ticks, it->wire.bytes) != POLICE_PASS &&
-		    !must_live(it->sk, it->tag)) {
-			__sync_fetch_and_add(&it->meter->epoch_drops, 1);
-			count_dropped(it->count, &it->wire);
-			return DROP_EGRESS;
-		}
 		charge(it, THROTTLE_UP);
+		if (it->armed && !tcp) {
+			police_charge(&it->meter->other_until, it->wire.bytes, it->rate->bytes_per_s / 2);
+			pace_measure(it->meter, it->rate->bytes_per_s, it->now, ahead_ns, it->wire.bytes);
+		}
 	}
 	return window_too_large(it->sk, it->tag) ? PASS_SLOWER : PASS;
 }

@@ -173,7 +173,6 @@ struct throttle_meter {
 	__u64 share;       /* bytes/s that one sending TCP socket may take; see pace.bpf.h */
 	__u64 epoch_ns;    /* CLOCK_BOOTTIME when the running epoch began */
 	__u64 epoch_bytes; /* offered in it */
-	__u64 epoch_drops; /* packets refused in it */
 	__u64 sending;     /* connections with something to send when the rule was made */
 	__u64 base_ns;     /* CLOCK_BOOTTIME when the rule was made */
 	__u64 settled_ns;  /* CLOCK_BOOTTIME until when large windows shrink before they are paced; see pace.bpf.h */
@@ -182,6 +181,8 @@ struct throttle_meter {
 	__u32 padding;
 	char name[THROTTLE_NAME_BYTES]; /* its comm then */
 	__u64 processes;
+	__u64 other_until; /* as ahead_until, for uploads that are not TCP, at half of the limit */
+	__u64 tcp_ns;      /* CLOCK_BOOTTIME when TCP last offered data to upload */
 	__u64 untracked; /* children that found no room in "processes" and are not limited */
 };
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chadthrottle.model import Direction
+from chadthrottle.model import Direction, Engine
 
 __all__ = ["Cell", "full", "quick"]
 
@@ -29,14 +29,17 @@ class Cell:
     """One flow sends all it can, the others 2 kB/s each."""
     rtt_ms: int = 0
     """0: a veth; else the relay of benchmarks/wan."""
+    engine: Engine = Engine.AUTO
     least_seconds: int = 6
 
     @property
     def name(self) -> str:
-        parts = [self.direction.value, *(["wan"] if self.rtt_ms else []), self.protocol + ("6" if self.ipv6 else "")]
+        path = [f"wan {self.rtt_ms} ms"] if self.rtt_ms else []
+        parts = [self.direction.value, *path, self.protocol + ("6" if self.ipv6 else "")]
         parts += [self.congestion] if self.congestion != "cubic" else []
         parts += [f"{self.datagram} B datagrams"] if self.datagram else []
         parts += ["1 bulk, the others trickle"] if self.trickle else []
+        parts += [f"({self.engine.value})"] if self.engine is not Engine.AUTO else []
         return " ".join(parts)
 
     @property
@@ -65,6 +68,8 @@ class Cell:
     @property
     def bounds(self) -> tuple[float, float] | None:
         """Between what the achieved part of the limit is to lie; None: only reported."""
+        if self.direction is Direction.DOWN and self.engine is not Engine.CGROUP:
+            return 0.98, 1.02
         if self.protocol == "udp":
             return 0.97, 1.03
         if self.direction is Direction.DOWN:
@@ -93,12 +98,20 @@ def quick() -> Iterator[Cell]:
     yield Cell(100 * M, 64, rtt_ms=WAN_RTT_MS)
     yield Cell(10 * M, direction=Direction.DOWN)
     yield Cell(100 * M, 8, direction=Direction.DOWN)
+    yield Cell(10 * M, direction=Direction.DOWN, engine=Engine.CGROUP)
     yield Cell(10 * M, protocol="udp", datagram=64)
     yield Cell(10 * M, protocol="udp", datagram=64, direction=Direction.DOWN)
 
 
 def full() -> Iterator[Cell]:
     """Every kind of traffic at every limit that is of interest."""
+    yield from _uploads()
+    yield from _downloads()
+    yield from _datagrams()
+    yield from _wan()
+
+
+def _uploads() -> Iterator[Cell]:
     yield Cell(1 * M, 64, least_seconds=61)
     for rate in (256 * K, 1 * M, 10 * M, 100 * M, 1 * G, 10 * G):
         for flows in (1, 8, 64):
@@ -110,17 +123,29 @@ def full() -> Iterator[Cell]:
     yield Cell(64 * M, 64)
     yield Cell(10 * M, 16, trickle=True)
     yield Cell(100 * M, 16, trickle=True)
-    for rate in (256 * K, 1 * M, 10 * M, 100 * M, 1 * G):
+
+
+def _downloads() -> Iterator[Cell]:
+    """Queued, and some policed for comparison."""
+    for rate in (256 * K, 1 * M, 10 * M, 100 * M, 1 * G, 10 * G):
         for flows in (1, 8, 64):
             yield Cell(rate, flows, direction=Direction.DOWN)
-    yield Cell(10 * M, 8, direction=Direction.DOWN, ipv6=True)
+    for congestion, ipv6 in ("bbr", False), ("cubic", True):
+        for rate in (10 * M, 100 * M):
+            yield Cell(rate, 8, direction=Direction.DOWN, congestion=congestion, ipv6=ipv6)
+    for rate in (1 * M, 10 * M, 100 * M):
+        for flows in (1, 8):
+            yield Cell(rate, flows, direction=Direction.DOWN, engine=Engine.CGROUP)
+
+
+def _datagrams() -> Iterator[Cell]:
+    """UDP, at twice the limit."""
     for direction in Direction:
         for rate in (256 * K, 1 * M, 10 * M):
             yield Cell(rate, protocol="udp", datagram=64, direction=direction)
         for rate in (1 * M, 10 * M, 100 * M):
             yield Cell(rate, protocol="udp", datagram=1400, direction=direction)
         yield Cell(10 * M, protocol="udp", datagram=1400, ipv6=True, direction=direction)
-    yield from _wan()
 
 
 def _wan() -> Iterator[Cell]:
@@ -131,6 +156,8 @@ def _wan() -> Iterator[Cell]:
                 yield Cell(rate, flows, congestion=congestion, rtt_ms=WAN_RTT_MS)
     yield Cell(100 * M, 8, ipv6=True, rtt_ms=WAN_RTT_MS)
     yield Cell(10 * M, 16, trickle=True, rtt_ms=WAN_RTT_MS)
-    for rate in (256 * K, 1 * M, 10 * M, 100 * M, 1 * G):
+    for rate in (256 * K, 1 * M, 10 * M, 100 * M, 1 * G, 3 * G):
         for flows in (1, 8, 64):
             yield Cell(rate, flows, direction=Direction.DOWN, rtt_ms=WAN_RTT_MS)
+    for rate in (10 * M, 100 * M):
+        yield Cell(rate, 8, direction=Direction.DOWN, rtt_ms=100)

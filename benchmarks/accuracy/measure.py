@@ -182,4 +182,5 @@ def _spec(cell: Cell, pid: int, cgroup: Path) -> RuleSpec:
         at=AttachPoint(str(cgroup)),
         rate_up_bytes_per_s=cell.rate if up else None,
         rate_down_bytes_per_s=None if up else cell.rate,
+        engine=cell.engine,
     )

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.accuracy.cells import Cell, G, K, M, full, quick
 from benchmarks.wan.build import compile_relay, relay_program
-from chadthrottle.model import Direction
+from chadthrottle.model import Direction, Engine
 from tools.build_ebpf import find_clang
 
 
@@ -21,7 +21,8 @@ from tools.build_ebpf import find_clang
         (Cell(1 * M, 64, rtt_ms=20), None),
         (Cell(256 * K, 4, rtt_ms=4), (0.97, 1.03)),
         (Cell(256 * K, 4, rtt_ms=3), None),
-        (Cell(256 * K, 64, rtt_ms=20, direction=Direction.DOWN), (0.93, 1.03)),
+        (Cell(256 * K, 64, rtt_ms=20, direction=Direction.DOWN), (0.98, 1.02)),
+        (Cell(256 * K, 64, direction=Direction.DOWN, engine=Engine.CGROUP), (0.93, 1.03)),
         (Cell(10 * M, 16, rtt_ms=20, trickle=True), (0.95, 1.03)),
     ],
 )
@@ -39,9 +40,9 @@ def test_every_cell_can_be_told_from_the_others() -> None:
     names = [(cell.name, cell.limit, cell.flows, cell.least_seconds) for cell in full()]
     assert len(set(names)) == len(names)
     assert {(cell.name, cell.flows) for cell in full() if cell.rtt_ms and cell.rate == 1 * G} >= {
-        ("up wan tcp", 64),
-        ("up wan tcp bbr", 8),
-        ("down wan tcp", 1),
+        ("up wan 20 ms tcp", 64),
+        ("up wan 20 ms tcp bbr", 8),
+        ("down wan 20 ms tcp", 1),
     }
 
 
