@@ -22,7 +22,7 @@ from chadthrottle.enforce.queue import records, shape
 from chadthrottle.enforce.queue.records import Record
 from chadthrottle.enforce.queue.shape import QueuedRate
 from chadthrottle.errors import ChadthrottleError, KernelCannotError
-from chadthrottle.netlink import CLSACT_EGRESS, CLSACT_INGRESS, Device, Links, TrafficControl
+from chadthrottle.netlink import CLSACT_EGRESS, CLSACT_INGRESS, ClassCount, Device, Links, TrafficControl
 
 if TYPE_CHECKING:
     from chadthrottle.bpf.programs import Program
@@ -94,7 +94,7 @@ class Place:
             if record.ifindex:
                 self._detach(record)
         if mine is not None:
-            self._drain(mine.ifindex, ())
+            self._drain(mine.ifindex, (), self._tc.class_counts(mine.ifindex))
             self._links.remove(mine.ifindex)
         records.forget(self._queues, Record(self.namespace, 0))
 
@@ -135,8 +135,8 @@ class Place:
             index = self._links.add_ifb(DEVICE)
         else:
             index = found.ifindex
-        if before.is_queue not in (0, index):
-            # It was removed by hand: the programs send to a device that is not there.
+        if before.is_queue not in (0, index) or before.segment not in (0, segment):
+            # It was removed by hand: the programs send to a device that is not there. Or they know a smaller segment.
             for record in self._records():
                 if record.ifindex:
                     self._detach(record)
@@ -147,13 +147,13 @@ class Place:
         if not self._tc.has_htb(index, shape.ROOT):
             self._tc.make_htb(index, shape.ROOT)
         if segment != before.segment and before.segment:
-            self._drop_classes(index, ())  # made anew, for longer packets
+            self._drop_classes(index, (), self._tc.class_counts(index))  # made anew, for longer packets
         return after
 
     def _set_classes(self, own: Record, rates: Sequence[QueuedRate], changed: Collection[int]) -> None:
         wholes = shape.wholes(rates)
-        self._drop_classes(own.is_queue, wholes)
         there = self._tc.class_counts(own.is_queue)
+        self._drop_classes(own.is_queue, wholes, there)
         for whole, rate in wholes.items():
             if whole in there and rate.number not in changed:
                 continue
@@ -172,14 +172,13 @@ class Place:
                     own.is_queue, leaf.parent, leaf.handle, limit_bytes=leaf.limit_bytes, segment_bytes=own.segment
                 )
 
-    def _drop_classes(self, ifindex: int, wanted: Collection[int]) -> None:
+    def _drop_classes(self, ifindex: int, wanted: Collection[int], there: Mapping[int, ClassCount]) -> None:
         """Those of other rules, and directions, than these wholes: after what waits in them has left."""
-        gone = self._drain(ifindex, wanted)
+        gone = self._drain(ifindex, wanted, there)
         for each in gone:  # parts first: their parent is in use till then
             self._tc.remove_class(ifindex, each)
 
-    def _drain(self, ifindex: int, wanted: Collection[int]) -> list[int]:
-        there = self._tc.class_counts(ifindex)
+    def _drain(self, ifindex: int, wanted: Collection[int], there: Mapping[int, ClassCount]) -> list[int]:
         parts = [each for each in there if shape.whole_of(each) != each and shape.whole_of(each) not in wanted]
         gone = [each for each in there if shape.whole_of(each) == each and each not in wanted]
         for each in (*gone, *parts):

@@ -1,0 +1,215 @@
+"""What tests of queues look at: rates, the classes and filters that are there, and what the maps say of them."""
+
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from chadthrottle.abi import ThrottleCount, ThrottleDirection
+from chadthrottle.enforce.hooks import open_pinned, pins_of_this_version
+from chadthrottle.enforce.queue import records
+from chadthrottle.enforce.rules import all_rules
+from tests.support.driven import send_steadily
+from tests.support.network import Endpoint
+from tests.support.patience import patient
+from tests.support.throttled import BLOCK, LIMIT, SOURCE, Program, Scene
+
+__all__ = [
+    "DEVICE",
+    "QUEUED_LEAST",
+    "QUEUED_MOST",
+    "classes",
+    "counts",
+    "datagrams",
+    "download_from",
+    "goes_through_queue",
+    "ip",
+    "join",
+    "links_pinned",
+    "rate",
+    "receive_datagrams",
+    "recorded",
+    "require_limited",
+    "require_queued",
+    "settled_rate",
+    "tc",
+    "traffic_control",
+    "within",
+]
+
+DEVICE = "chadthrottle"
+
+QUEUED_LEAST, QUEUED_MOST = 0.75 * LIMIT, 1.08 * LIMIT
+"""Of payload: headers are 4.5 % of a segment."""
+
+
+def rate(counter: Callable[[], int], seconds: float = 1.0) -> float:
+    """bytes/s"""
+    before, began = counter(), time.monotonic()
+    time.sleep(seconds)
+    return (counter() - before) / (time.monotonic() - began)
+
+
+def settled_rate(counter: Callable[[], int], seconds: float = 1.5) -> float:
+    """bytes/s, once what was lost in the beginning has been sent again: until then nothing reaches the program."""
+    time.sleep(0.7)
+    return rate(counter, seconds)
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Whether it comes true in time."""
+    deadline = time.monotonic() + patient(seconds)
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def tc(endpoint: Endpoint, *words: str) -> str:
+    done = subprocess.run(["tc", "-n", endpoint.namespace, *words], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def ip(endpoint: Endpoint, *words: str) -> str:
+    done = subprocess.run(["ip", "-n", endpoint.namespace, *words], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def traffic_control(endpoint: Endpoint) -> str:
+    """Every qdisc and filter there, and the devices' names: the same before and after, and nothing of ours is left."""
+    names = [line.split(": ")[1].split("@")[0] for line in ip(endpoint, "-o", "link").splitlines()]
+    filters = [tc(endpoint, "filter", "show", "dev", name, side) for name in names for side in ("ingress", "egress")]
+    qdiscs = re.sub(r"direct_packets_stat \d+ ", "", tc(endpoint, "qdisc", "show"))
+    return "\n".join([*names, qdiscs, *filters])
+
+
+def classes(endpoint: Endpoint) -> set[str]:
+    """Of our HTB; each rule and direction has three."""
+    shown = tc(endpoint, "class", "show", "dev", DEVICE)
+    return {line.split()[2] for line in shown.splitlines() if line.startswith("class htb")}
+
+
+def recorded(stage: Scene) -> list[records.Record]:
+    """What the map `queues` says."""
+    pins = pins_of_this_version(stage.base)
+    with pins.lock(create=False), open_pinned(pins) as hooks:
+        return records.read(hooks.queues)
+
+
+def links_pinned(stage: Scene) -> set[str]:
+    """The tcx links of queues."""
+    return {path.name for path in stage.base.glob("*/links/queue-*")}
+
+
+def counts(
+    stage: Scene, program: Program, direction: ThrottleDirection = ThrottleDirection.DOWN
+) -> tuple[ThrottleCount, int]:
+    """What the kernel has counted for a program's rule, and its queue's number."""
+    pins = pins_of_this_version(stage.base)
+    with pins.lock(create=False), open_pinned(pins) as hooks:
+        rule = next(rule for rule in all_rules(hooks) if rule.leader.pid == program.pid)
+        return rule.meter.count[direction], int(rule.rule.queue)
+
+
+def goes_through_queue(
+    stage: Scene, program: Program, direction: ThrottleDirection = ThrottleDirection.DOWN, seconds: float = 0.6
+) -> float:
+    """The part of what passes just now that comes through the queue."""
+    before, _ = counts(stage, program, direction)
+    time.sleep(seconds)
+    after, _ = counts(stage, program, direction)
+    queued, policed = after.queued_bytes - before.queued_bytes, after.policed_bytes - before.policed_bytes
+    assert queued or policed, "nothing passed"
+    return float(queued / (queued + policed))
+
+
+def require_queued(stage: Scene, program: Program, name: str = "down") -> None:
+    """A download is held to LIMIT, by the queue alone."""
+    found = settled_rate(lambda: program.received(name))
+    assert QUEUED_LEAST < found < QUEUED_MOST
+    assert goes_through_queue(stage, program, seconds=0.3) == 1
+
+
+def require_limited(program: Program, name: str = "down") -> None:
+    """By whatever means; and it goes on."""
+    found = settled_rate(lambda: program.received(name))
+    assert 0.3 * LIMIT < found < 1.15 * LIMIT
+
+
+def download_from(program: Program, host: str, name: str = "down") -> None:
+    """Without end, from the peer by another of its addresses."""
+    program.do(f"connect({name!r}, socket.AF_INET, socket.SOCK_STREAM, {host!r}, {SOURCE})")
+    program.do(f"receive_on({name!r})")
+
+
+def join(here: Endpoint, there: Endpoint, name: str, network: int) -> str:
+    """Another veth between the two, 10.213.`network`.1 and .2; the second address."""
+    ip(here, "link", "add", name, "type", "veth", "peer", "name", name, "netns", there.namespace)
+    for endpoint, host in (here, 1), (there, 2):
+        ip(endpoint, "address", "add", f"10.213.{network}.{host}/24", "dev", name)
+        ip(endpoint, "link", "set", name, "up")
+    return f"10.213.{network}.2"
+
+
+def receive_datagrams(program: Program, name: str, port: int, *, connected_to: tuple[str, int] | None = None) -> None:
+    """Without end, each one's age in `ages`: it begins with the time when it was sent."""
+    program.do(
+        f"""
+sockets[{name!r}] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sockets[{name!r}].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+sockets[{name!r}].bind(("", {port}))
+if {connected_to!r}:
+    sockets[{name!r}].connect({connected_to!r})
+if "ages" not in globals():
+    ages = {{}}
+ages[{name!r}] = []
+
+def take():
+    with suppress(OSError):
+        while data := sockets[{name!r}].recv(1 << 16):
+            counted[{name!r}] = counted.get({name!r}, 0) + len(data)
+            ages[{name!r}].append(time.monotonic() - float(data[:32].rstrip(b"\\0")))
+
+threading.Thread(target=take, daemon=True).start()
+"""
+    )
+
+
+@contextmanager
+def datagrams(
+    there: Endpoint, source_port: int, to: tuple[str, int], size_bytes: int, pause_s: float = 0
+) -> Iterator[None]:
+    """Sent as long as this lasts: at twelve times LIMIT, or one each `pause_s`."""
+    import socket
+
+    with there.entered():
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind(("", source_port))
+    made.connect(to)
+    ended = threading.Event()
+
+    def send() -> None:
+        if ended.is_set():
+            raise OSError
+        with suppress(ConnectionRefusedError):
+            made.send(f"{time.monotonic():.9f}".encode().ljust(32, b"\0") + BLOCK[: size_bytes - 32])
+
+    def loop() -> None:
+        with suppress(OSError):
+            if not pause_s:
+                send_steadily(send, size_bytes)
+            while True:
+                send()
+                time.sleep(pause_s)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        made.close()
