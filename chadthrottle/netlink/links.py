@@ -1,13 +1,10 @@
 """Devices of a network namespace: made, given addresses, set up."""
 
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
-
-from pyroute2 import IPRoute  # type: ignore[import-untyped]  # it has no types
 
 from chadthrottle.netlink.errors import told
 from chadthrottle.netlink.messages import Message
+from chadthrottle.netlink.route import Route
 
 __all__ = ["Device", "Links"]
 
@@ -29,22 +26,8 @@ class Device:
     mtu_bytes: int
 
 
-class Links:
-    """The devices of the network namespace that its maker is in. A context manager, which owns a socket.
-
-    All raise NotPermittedError without CAP_NET_ADMIN over the namespace, else KernelCannotError.
-    """
-
-    def __init__(self) -> None:
-        self._route = IPRoute()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._route.close()
+class Links(Route):
+    """The devices of a network namespace."""
 
     def add_veth(self, name: str, peer_pid: int) -> None:
         """A pair: this end here, the other, of the same name, in the namespace of process `peer_pid`.

@@ -3,14 +3,11 @@
 import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
-
-from pyroute2 import IPRoute  # type: ignore[import-untyped]  # it has no types
 
 from chadthrottle.errors import ChadthrottleError
 from chadthrottle.netlink import messages
 from chadthrottle.netlink.errors import answered, told
+from chadthrottle.netlink.route import Route
 
 __all__ = ["ClassCount", "Filter", "TrafficControl"]
 
@@ -36,22 +33,8 @@ class ClassCount:
     waiting_bytes: int
 
 
-class TrafficControl:
-    """A context manager, which owns a socket in the network namespace that its maker's thread is in.
-
-    All raise NotPermittedError without CAP_NET_ADMIN over the namespace, else KernelCannotError.
-    """
-
-    def __init__(self) -> None:
-        self._route = IPRoute()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._route.close()
+class TrafficControl(Route):
+    """The queueing of a network namespace's devices."""
 
     def make_htb(self, ifindex: int, handle: int) -> None:
         """The device's root qdisc; classes that are there stay."""
