@@ -39,7 +39,7 @@ def test_new_device_is_policed_at_once_and_queued_by_watch(stage: Scene) -> None
     stage.throttle(program)
     host = join(stage.here, stage.peer.endpoint, "veth1", 8)
     download_from(program, host)
-    require_limited(program)
+    require_limited(stage, program)
     assert goes_through_queue(stage, program, seconds=0.3) == 0
     assert "veth1" in said(stage)
     limits.listing(stage.base, repair=True)
@@ -89,7 +89,7 @@ def test_removed_ifb_limits_by_policing_until_repaired(stage: Scene) -> None:
     stage.throttle(program)
     require_queued(stage, program)
     ip(stage.here, "link", "del", DEVICE)
-    require_limited(program)
+    require_limited(stage, program)
     assert "removed the queue's device" in said(stage)
     (rule,) = stage.listing().rules
     assert rule.down is not None
@@ -138,7 +138,7 @@ def test_packets_longer_than_classes_take_are_policed(stage: Scene) -> None:
     for endpoint in stage.here, stage.peer.endpoint:
         ip(endpoint, "link", "set", "veth0", "mtu", "9000")
     program.busy_download()
-    require_limited(program)
+    require_limited(stage, program)
     assert goes_through_queue(stage, program, seconds=0.3) < 0.5
     stage.throttle(stage.start())
     require_queued(stage, program)

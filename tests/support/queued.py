@@ -33,7 +33,7 @@ __all__ = [
     "recorded",
     "require_limited",
     "require_queued",
-    "settled_rate",
+    "require_rate",
     "tc",
     "traffic_control",
     "within",
@@ -52,10 +52,13 @@ def rate(counter: Callable[[], int], seconds: float = 1.0) -> float:
     return (counter() - before) / (time.monotonic() - began)
 
 
-def settled_rate(counter: Callable[[], int], seconds: float = 1.5) -> float:
-    """bytes/s, once what was lost in the beginning has been sent again: until then nothing reaches the program."""
-    time.sleep(0.7)
-    return rate(counter, seconds)
+def require_rate(counter: Callable[[], int], least: float = QUEUED_LEAST, most: float = QUEUED_MOST) -> None:
+    """In bytes/s; soon, for what was lost in the beginning is sent again, and until then nothing reaches a program."""
+    deadline = time.monotonic() + patient(5)
+    found: list[float] = []
+    while not found or not least < found[-1] < most:
+        assert time.monotonic() < deadline, f"not between {least} and {most}: {found}"
+        found.append(rate(counter, 0.6))
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> bool:
@@ -128,15 +131,14 @@ def goes_through_queue(
 
 def require_queued(stage: Scene, program: Program, name: str = "down") -> None:
     """A download is held to LIMIT, by the queue alone."""
-    found = settled_rate(lambda: program.received(name))
-    assert QUEUED_LEAST < found < QUEUED_MOST
-    assert goes_through_queue(stage, program, seconds=0.3) == 1
+    require_rate(lambda: program.received(name))
+    assert goes_through_queue(stage, program, seconds=0.2) == 1
 
 
-def require_limited(program: Program, name: str = "down") -> None:
+def require_limited(stage: Scene, program: Program, name: str = "down") -> None:
     """By whatever means; and it goes on."""
-    found = settled_rate(lambda: program.received(name))
-    assert 0.3 * LIMIT < found < 1.15 * LIMIT
+    require_rate(lambda: int(counts(stage, program)[0].passed_bytes), 0.3 * LIMIT, 1.2 * LIMIT)
+    assert within(3, lambda: rate(lambda: program.received(name), 0.3) > 0.2 * LIMIT)
 
 
 def download_from(program: Program, host: str, name: str = "down") -> None:

@@ -1,0 +1,90 @@
+"""What a queue takes and a machine may lack: the limit is policed then, `throttle` and `list` say why."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chadthrottle.bpf.errors import NotSupportedError
+from chadthrottle.enforce.queue import place
+from chadthrottle.errors import ChadthrottleError, KernelCannotError, NotPermittedError
+from chadthrottle.model import Engine
+from chadthrottle.netlink import Links, TrafficControl
+from tests.support.network import Endpoint
+from tests.support.queued import goes_through_queue, recorded, require_limited, traffic_control
+from tests.support.throttled import Scene, scene
+
+
+@pytest.fixture
+def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
+    with scene(netns_pair, leaf_cgroup, bpffs) as made:
+        yield made
+
+
+def refuse(error: Callable[[], ChadthrottleError]) -> Callable[..., Any]:
+    def refused(*_: object, **__: object) -> None:
+        raise error()
+
+    return refused
+
+
+NO_IFB = (Links, "add_ifb", lambda: KernelCannotError("cannot make the device chadthrottle (ifb): unknown kind"))
+NO_HTB = (TrafficControl, "make_htb", lambda: KernelCannotError("cannot make an HTB qdisc: unknown kind"))
+NO_TBF = (TrafficControl, "set_leaf", lambda: KernelCannotError("cannot make a tbf qdisc: unknown kind"))
+NO_CLSACT = (TrafficControl, "add_clsact", lambda: KernelCannotError("cannot make a clsact qdisc: unknown kind"))
+NO_TCX = (place, "attach_tcx", lambda: NotSupportedError("attaching to a network device", "6.6"))
+FORBIDDEN = (Links, "add_ifb", lambda: NotPermittedError("cannot make the device chadthrottle (ifb): not permitted"))
+
+LACKING: dict[str, tuple[list[Any], str, str]] = {
+    "ifb": ([NO_IFB], "unknown kind", "this kernel, or this machine's set-up, makes no queue"),
+    "HTB": ([NO_HTB], "unknown kind", "this kernel, or this machine's set-up, makes no queue"),
+    "tbf": ([NO_TBF], "unknown kind", "this kernel, or this machine's set-up, makes no queue"),
+    "tcx and clsact": ([NO_TCX, NO_CLSACT], "unknown kind", "this kernel, or this machine's set-up, makes no queue"),
+    "permission": ([FORBIDDEN], "not permitted", "a queue was not permitted"),
+}
+
+
+@pytest.mark.parametrize("what", LACKING)
+def test_without_it_downloads_are_policed(what: str, stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, told, listed = LACKING[what]
+    for owner, name, error in parts:
+        monkeypatch.setattr(owner, name, refuse(error))
+    before = traffic_control(stage.here)
+    program = stage.start()
+    program.busy_download()
+    with pytest.raises((KernelCannotError, NotPermittedError), match=told):
+        stage.throttle(program, engine=Engine.QUEUE)
+    assert not stage.base.exists()
+    done = stage.throttle(program)
+    assert told in " ".join(done.notes)
+    assert listed in " ".join(stage.listing().notes)
+    assert traffic_control(stage.here) == before
+    assert recorded(stage) == []
+    require_limited(stage, program)
+
+
+def test_without_tcx_a_filter_does_it(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clsact of our own, which goes with it."""
+    before = traffic_control(stage.here)
+    owner, name, error = NO_TCX
+    monkeypatch.setattr(owner, name, refuse(error))
+    program = stage.start()
+    program.busy_download()
+    assert stage.throttle(program).notes == ()
+    assert goes_through_queue(stage, program) == 1
+    assert [each.by_link for each in recorded(stage) if each.ifindex] == [0]
+    stage.release()
+    assert traffic_control(stage.here) == before
+
+
+def test_queued_again_once_it_is_there(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = stage.start()
+    program.busy_download()
+    with monkeypatch.context() as patch:
+        owner, name, error = NO_IFB
+        patch.setattr(owner, name, refuse(error))
+        stage.throttle(program)
+    assert stage.throttle(program).notes == ()
+    assert stage.listing().notes == ()
+    assert goes_through_queue(stage, program) == 1

@@ -1,0 +1,68 @@
+"""Several at once: each limit by itself, and within one limit the small before the large."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.network import Endpoint
+from tests.support.patience import FACTOR
+from tests.support.queued import datagrams, goes_through_queue, rate, receive_datagrams, require_rate, within
+from tests.support.throttled import LIMIT, Program, Scene, scene
+
+DNS = 53
+
+
+@pytest.fixture
+def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
+    with scene(netns_pair, leaf_cgroup, bpffs) as made:
+        yield made
+
+
+def test_two_limits_and_none(stage: Scene) -> None:
+    """2 and 20 Mbit/s; the third has what is left."""
+    slow, fast, free = (stage.start() for _ in range(3))
+    for program in slow, fast, free:
+        program.busy_download()
+    stage.throttle(slow, up=None, down=LIMIT // 4)
+    stage.throttle(fast, up=None, down=5 * LIMIT // 2)
+    for _ in range(2):
+        require_rate(slow.received, 0.6 * LIMIT / 4, 1.15 * LIMIT / 4)
+        require_rate(fast.received, 0.7 * LIMIT * 2.5, 1.1 * LIMIT * 2.5)
+        assert within(3, lambda: rate(free.received, 0.5) > 10 * LIMIT)
+
+
+def test_connections_of_one_program_share(stage: Scene) -> None:
+    program = stage.start()
+    names = [f"down{number}" for number in range(8)]
+    for name in names:
+        program.busy_download(name)
+    stage.throttle(program)
+    require_rate(lambda: sum(map(program.received, names)), 0.7 * LIMIT, 1.1 * LIMIT)
+    assert goes_through_queue(stage, program) == 1
+
+
+def waited(program: Program, name: str) -> float:
+    """Seconds, the median of the last ones."""
+    return float(statistics.median(program.ask(f"ages[{name!r}][-40:]")))
+
+
+@pytest.mark.skipif(FACTOR != 1, reason="a delay on an emulated machine says nothing")
+@pytest.mark.parametrize("small", ["from DNS", "of few bytes"])
+def test_small_answers_do_not_wait_behind_a_bulk_download(small: str, stage: Scene) -> None:
+    program = stage.start()
+    receive_datagrams(program, "bulk", 6000)
+    receive_datagrams(program, "small", 6001)
+    stage.throttle(program)
+    port, size = (DNS, 400) if small == "from DNS" else (6101, 80)
+    with ExitStack() as stack:
+        stack.enter_context(datagrams(stage.peer.endpoint, 6100, (stage.here.ipv4, 6000), 1200))
+        stack.enter_context(datagrams(stage.peer.endpoint, port, (stage.here.ipv4, 6001), size, pause_s=0.02))
+        time.sleep(1)
+        require_rate(lambda: program.received("bulk"))
+        assert int(program.ask("len(ages['small'])")) > 20
+        assert waited(program, "bulk") > 0.04
+        assert waited(program, "small") < 0.03
