@@ -1,6 +1,6 @@
 """A transfer of our own under somebody's rule: what its limit lets through when there is enough to send.
 
-    near    a guest in the rule: its sockets are tagged, paced and policed as the program's are
+    near    a guest in the rule: its sockets are tagged, paced, queued and policed as the program's are
       ║     a private network (enforce/private_network.py)
     far     in no rule; takes what comes, and gives without end
 
@@ -17,14 +17,16 @@ from pathlib import Path
 from chadthrottle.abi import ThrottleScope
 from chadthrottle.enforce import guests
 from chadthrottle.enforce.hooks import Hooks
+from chadthrottle.enforce.namespaces import namespaces_of
 from chadthrottle.enforce.private_network import Inhabitant, private_network
+from chadthrottle.enforce.queue import hold, sweep
 from chadthrottle.enforce.rules import all_rules
 from chadthrottle.errors import ChadthrottleError
 from chadthrottle.limits.meters import INDEX, Sample, compare, hooks_in_place, read_meters
 from chadthrottle.limits.state import where
 from chadthrottle.limits.transfer_end import End
 from chadthrottle.limits.verdict import LOWEST, Measured, MeasuredBy
-from chadthrottle.model import AttachPoint, Direction
+from chadthrottle.model import AttachPoint, Direction, Engine
 from chadthrottle.procs import Identity, read_stat, require_initial_namespaces
 
 __all__ = ["OwnTransfer", "Plan", "own_transfer", "plan"]
@@ -138,6 +140,9 @@ class OwnTransfer:
             guests.leave(hooks, self._peer)
             if not guests.join(hooks, self._guest, rule):
                 return 0, 0
+            if rule.queued:  # by the means that hold the program's traffic
+                with namespaces_of([self._guest.pid]) as home:
+                    hold(hooks, Engine.AUTO, rule.rates, rule.rule, home)
             return rule.rate(INDEX[direction]), rule.scope
 
     def _leave(self, rule_id: int) -> bool:
@@ -166,8 +171,15 @@ def own_transfer(base: Path | None) -> Iterator[OwnTransfer]:
     """
     require_initial_namespaces()
     near, far = (tuple(f"{address}/{_PREFIX}" for address in each) for each in (_NEAR, _FAR))
-    with private_network(End, near, far) as (here, there):
-        yield OwnTransfer(here, there, base)
+    made = False
+    try:
+        with private_network(End, near, far) as (here, there):
+            made = True
+            yield OwnTransfer(here, there, base)
+    finally:
+        with hooks_in_place(base) as hooks:
+            if made and hooks is not None:
+                sweep(hooks)  # the queue went with its namespace; what tells of it is still there
 
 
 def _identity(inhabitant: Inhabitant) -> Identity:

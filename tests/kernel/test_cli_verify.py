@@ -137,7 +137,7 @@ def test_live_traffic_shows_that_a_limit_does_not_hold(
 def test_own_transfer_shows_that_a_limit_does_not_hold(
     chadthrottle: Command, idle: "subprocess.Popen[bytes]", leaf_cgroup: Path, bpffs: Path
 ) -> None:
-    chadthrottle("throttle", idle.pid, "--down", "1mbit", "--at", leaf_cgroup)
+    chadthrottle("throttle", idle.pid, "--down", "1mbit", "--at", leaf_cgroup, "--engine", "cgroup")
     disarm_the_rule(bpffs)
     answer = chadthrottle("verify", "--own")
     assert answer.status == 6
