@@ -75,7 +75,7 @@ def hold(
         return Held(why=ThrottleWhy.ROOM, notes=(f"Downloads are policed: {_room_message()}.",))
     wanted = [QueuedRate(number, direction, rates[direction]) for direction in sorted(directions)]
     others = [each for each in _rates(hooks) if each.number != number]
-    outcomes = _everywhere(hooks, places, lambda place: _ensure(hooks, place, [*others, *wanted], {number}))
+    outcomes = _everywhere(hooks, places, lambda place: _ensure_or_restore(hooks, place, [*others, *wanted], {number}))
     failures = [each for each in outcomes if isinstance(each, ChadthrottleError)]
     skipped = [name for each in outcomes if not isinstance(each, ChadthrottleError) for name in each]
     if failures and len(failures) == len(outcomes):
@@ -97,7 +97,7 @@ def sweep(hooks: "Hooks") -> None:
         return
     rates = _rates(hooks)
     if rates:
-        for outcome in _everywhere(hooks, NOWHERE, lambda place: _ensure(hooks, place, rates, ())):
+        for outcome in _everywhere(hooks, NOWHERE, lambda place: _ensure_or_restore(hooks, place, rates, ())):
             if isinstance(outcome, ChadthrottleError):
                 raise outcome
     else:
@@ -135,6 +135,8 @@ def report(hooks: "Hooks") -> QueueReport:
         for outcome in _everywhere(hooks, NOWHERE, look):
             if isinstance(outcome, ChadthrottleError):
                 raise outcome
+    elif _rates(hooks):
+        broken[0] = True  # it could not be repaired
     return QueueReport(dropped, tuple(sorted(set(uncovered))), broken[0])
 
 
@@ -190,6 +192,23 @@ def _ensure(hooks: "Hooks", place: "Place", rates: Sequence[QueuedRate], changed
             error.add_note(f"and removing the queue: {second}")
         raise
     return place.skipped
+
+
+def _ensure_or_restore(
+    hooks: "Hooks", place: "Place", rates: Sequence[QueuedRate], changed: Iterable[int]
+) -> list[str]:
+    """As `_ensure`. If that fails and a queue was there, it is made again for the rules as they stand."""
+    was_there = any(each.namespace == place.namespace for each in records.read(hooks.queues))
+    try:
+        return _ensure(hooks, place, rates, changed)
+    except BaseException as error:
+        before = _rates(hooks)
+        if was_there and before:
+            try:
+                _ensure(hooks, place, before, ())
+            except (ChadthrottleError, OSError) as second:
+                error.add_note(f"and making the queue again for the others: {second}")
+        raise
 
 
 def _everywhere(

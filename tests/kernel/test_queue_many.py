@@ -1,0 +1,81 @@
+"""Many limits at once, and more than there are class numbers for."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from chadthrottle import limits
+from chadthrottle.enforce import rules
+from chadthrottle.enforce.queue import queues
+from chadthrottle.errors import KernelCannotError
+from chadthrottle.model import Engine
+from tests.support.network import Endpoint
+from tests.support.patience import FACTOR, patient
+from tests.support.queued import classes, require_limited, traffic_control
+from tests.support.throttled import LIMIT, Scene, scene
+
+RULES = 200 if FACTOR == 1 else 40
+
+
+@pytest.fixture
+def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
+    with scene(netns_pair, leaf_cgroup, bpffs) as made:
+        yield made
+
+
+def test_hundreds_of_rules_have_a_class_each(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = traffic_control(stage.here)
+    with ExitStack() as stack:
+        pids = []
+        for _ in range(RULES):
+            process = subprocess.Popen(stage.here.command("sleep", "600"))
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            pids.append(process.pid)
+        with monkeypatch.context() as patch:
+            patch.setattr(rules, "sweep", lambda _: 0)  # half of the time; the last ones do it
+            for pid in pids[:-10]:
+                limits.throttle(stage.spec(pid, up=None), stage.base)
+        longest = 0.0
+        for pid in pids[-10:]:
+            began = time.monotonic()
+            done = limits.throttle(stage.spec(pid, up=None), stage.base)
+            longest = max(longest, time.monotonic() - began)
+            assert done.state.down is not None
+            assert done.state.down.engine is Engine.QUEUE
+        assert len(classes(stage.here)) == 3 * RULES
+        assert longest < patient(2), longest
+        limits.release(pids[:1], base=stage.base)
+        assert len(classes(stage.here)) == 3 * (RULES - 1)
+        began = time.monotonic()
+        stage.release()
+        assert time.monotonic() - began < patient(10)
+    assert traffic_control(stage.here) == nothing
+
+
+def test_more_rules_than_numbers(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one too many is policed, and says so; for whom that is not enough, it is refused."""
+    monkeypatch.setattr(queues, "THROTTLE_MAX_QUEUES", 2)
+    first, second = stage.start(), stage.start()
+    stage.throttle(first)
+    stage.throttle(second)
+    third = stage.start()
+    third.busy_download()
+    with pytest.raises(KernelCannotError, match="2 rules are queued already"):
+        stage.throttle(third, engine=Engine.QUEUE)
+    assert stage.limited() == {first.pid, second.pid}
+    done = stage.throttle(third)
+    assert "2 rules are queued already" in " ".join(done.notes)
+    assert done.state.down is not None
+    assert done.state.down.engine is Engine.CGROUP
+    require_limited(stage, third)
+    assert "too many limits were queued" in " ".join(stage.listing().notes)
+    stage.release(first)
+    done = stage.throttle(third, down=2 * LIMIT)  # there is room now
+    assert done.state.down is not None
+    assert done.state.down.engine is Engine.QUEUE
+    assert stage.listing().notes == ()
