@@ -1,6 +1,6 @@
 """What a limit costs: each packet, those beside it, and whoever waits for the command.
 
-    sudo python benchmarks/throttle_cost.py [--only packets|others|timing] [--output FILE]
+    sudo python benchmarks/throttle_cost.py [--only packets|others|downloads|timing] [--output FILE]
 
 Real rules on real traffic over a veth between two private namespaces; the hooks sit on a leaf cgroup of their own and
 are pinned in a private bpffs. Writes benchmarks/results/throttle_cost.md; with --only, that section of it.
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script, only benchmarks/ itself is on the path
 
-from benchmarks.cost import others, packets, timing  # noqa: E402
+from benchmarks.cost import downloads, others, packets, timing  # noqa: E402
 from benchmarks.cost.page import merged  # noqa: E402
 from tests.support.kernel_lock import kernel_lock  # noqa: E402
 
@@ -27,11 +27,13 @@ TITLE = "# What a limit costs"
 HEADINGS = {
     "packets": "## Nanoseconds per packet",
     "others": "## The effect on others",
+    "downloads": "## Downloads beside each other",
     "timing": "## The commands",
 }
 SECTIONS: dict[str, Callable[[], Iterable[str]]] = {
     "packets": lambda: packets.report(packets.measure()),
     "others": lambda: others.report(others.measure()),
+    "downloads": lambda: downloads.report(downloads.measure()),
     "timing": lambda: timing.report(timing.measure()),
 }
 

@@ -266,6 +266,12 @@ class Scene:
         with self._rule(program) as (_, found):
             return int(found.meter.count[direction].passed_packets)
 
+    def rules(self) -> list[Rule]:
+        """As they stand in the kernel."""
+        pins = pins_of_this_version(self.base)
+        with pins.lock(create=False), open_pinned(pins) as hooks:
+            return list(all_rules(hooks))
+
     @contextmanager
     def _rule(self, program: Program) -> Iterator[tuple[Hooks, Rule]]:
         pins = pins_of_this_version(self.base)
