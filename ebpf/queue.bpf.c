@@ -9,6 +9,9 @@
  *   device ─ egress ── the same, but the redirecting is done by an action behind the filter (mirred): bpf_redirect()
  *                      from egress leaves skb_iif at 0, and IFB drops what came from nowhere
  *
+ * Before Linux 6.4 or so IFB drops what any program redirects, for want of skb->redirected: __bpf_tx_skb() in
+ * net/core/filter.c. An action redirects there too (queue_by_action).
+ *
  * Loaded once for each network namespace with the device of its queue, and with the maps of throttle.bpf.c. What is not
  * found here (fragments, what NAT renames, other namespaces' sockets) is policed when it reaches its socket (judge.bpf.h),
  * which sees by skb->priority what came through the queue. So does a device above another one (a bridge, a bond): a
@@ -42,6 +45,9 @@
 /* The IFB of this namespace, and the longest packet that its classes take, with a link header and a VLAN's tag. */
 const volatile __u32 queue_device;
 const volatile __u32 queue_segment;
+
+/* Whether queue_download leaves the redirecting to an action behind it. */
+const volatile bool queue_by_action;
 
 /* struct bpf_sock_tuple; its size tells the family. */
 struct ipv4_tuple {
@@ -208,6 +214,11 @@ static __always_inline bool is_elsewheres(struct __sk_buff *skb)
 	return is_queued(skb->priority) || skb->vlan_present || skb->ifindex == LOOPBACK_IFINDEX;
 }
 
+static __always_inline int passes(void)
+{
+	return queue_by_action ? NO_MATCH : TC_ACT_UNSPEC;
+}
+
 SEC("tc")
 int queue_download(struct __sk_buff *skb)
 {
@@ -218,21 +229,23 @@ int queue_download(struct __sk_buff *skb)
 	__u32 class;
 
 	if (is_elsewheres(skb) || !read_packet(skb, &packet))
-		return TC_ACT_UNSPEC;
+		return passes();
 	sk = find_socket(skb, &packet);
 	if (!sk)
-		return TC_ACT_UNSPEC;
+		return passes();
 	tag = tag_of_socket(sk);
 	if (tag)
 		rule = queued_rule(skb, tag, THROTTLE_DOWN);
 	bpf_sk_release(sk);
 	if (!rule || !queue_takes(skb, &packet))
-		return TC_ACT_UNSPEC;
+		return passes();
 	class = queue_class(rule, goes_first(skb, &packet) ? THROTTLE_CLASS_DOWN_FIRST : THROTTLE_CLASS_DOWN);
 	if (!give_link_header(skb))
-		return TC_ACT_UNSPEC;
+		return passes();
 	skb->priority = class;
 	skb->tc_index = queue_clock(bpf_ktime_get_boot_ns());
+	if (queue_by_action)
+		return MATCH;
 	if (!skb->sk)
 		return bpf_redirect(queue_device, 0);
 	bpf_clone_redirect(skb, queue_device, 0);

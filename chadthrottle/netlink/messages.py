@@ -58,12 +58,17 @@ _TICK_NS = 64  # PSCHED_SHIFT of include/net/pkt_sched.h
 _MOST_32 = 0xFFFF_FFFF
 
 # struct tc_ratespec: cell_log, linklayer, overhead, cell_align, mpu, rate; tc_htb_opt: two of them, buffer, cbuffer,
-# quantum, level, prio; tc_tbf_qopt: two of them, limit, buffer, mtu; tc_htb_glob; tc_mirred with tc_gen in front.
+# quantum, level, prio; tc_tbf_qopt: two of them, limit, buffer, mtu; tc_htb_glob; tc_gact: index, capab, action,
+# refcnt, bindcnt; tc_mirred: the same, eaction, ifindex.
 _RATESPEC = struct.Struct("=BBHhHI")
 _HTB_OPT = struct.Struct("=5I")
 _TBF_QOPT = struct.Struct("=3I")
 _HTB_GLOB = struct.Struct("=5I")
+_GACT = struct.Struct("=IIiii")
 _MIRRED = struct.Struct("=IIiiiiI")
+
+_TC_ACT_PIPE, _TC_ACT_STOLEN = 3, 4
+_TCA_EGRESS_REDIR = 1
 
 
 def _ratespec(bytes_per_s: int) -> bytes:
@@ -136,21 +141,18 @@ class _Bpf(_Request):
         )
 
         class actions(nla):  # type: ignore[misc]  # noqa: N801
-            nla_map = (("TCA_ACT_PRIO_0", "none"), ("TCA_ACT_PRIO_1", "action"))
+            nla_map = (("TCA_ACT_PRIO_0", "none"), ("TCA_ACT_PRIO_1", "action"), ("TCA_ACT_PRIO_2", "action"))
 
             class action(nla):  # type: ignore[misc]  # noqa: N801
                 nla_map = (
                     ("TCA_ACT_UNSPEC", "none"),
                     ("TCA_ACT_KIND", "asciiz"),
-                    ("TCA_ACT_OPTIONS", "mirred"),
+                    ("TCA_ACT_OPTIONS", "of_action"),
                 )
 
-                class mirred(nla):  # type: ignore[misc]  # noqa: N801
-                    nla_map = (
-                        ("TCA_MIRRED_UNSPEC", "none"),
-                        ("TCA_MIRRED_TM", "hex"),
-                        ("TCA_MIRRED_PARMS", "cdata"),
-                    )
+                class of_action(nla):  # type: ignore[misc]  # noqa: N801
+                    # As TCA_MIRRED_… and TCA_GACT_… have them.
+                    nla_map = (("TCA_ACT_UNSPEC", "none"), ("TCA_ACT_TM", "hex"), ("TCA_ACT_PARMS", "cdata"))
 
 
 def htb_root(ifindex: int, handle: int) -> Message:
@@ -202,18 +204,27 @@ def bpf_filter(
 ) -> Message:
     """A program as a filter for all protocols. With `redirect_to`, what it matches goes to that device's egress;
     without, it says itself what becomes of a packet. EEXIST if that place is taken.
+
+    From ingress a copy goes, without the socket of a sender on this machine; from egress mirred sends one anyway.
     """
     options: list[tuple[str, object]] = [("TCA_BPF_FD", program_fd), ("TCA_BPF_NAME", name)]
     if redirect_to:
-        # tc_gen (index, capab, action: TC_ACT_STOLEN, refcnt, bindcnt), TCA_EGRESS_REDIR, ifindex
-        redirect = [("TCA_MIRRED_PARMS", _MIRRED.pack(0, 0, 4, 0, 0, 1, redirect_to))]
-        action = {"attrs": [("TCA_ACT_KIND", "mirred"), ("TCA_ACT_OPTIONS", {"attrs": redirect})]}
-        options += [("TCA_BPF_CLASSID", 1), ("TCA_BPF_ACT", {"attrs": [("TCA_ACT_PRIO_1", action)]})]
+        copied = parent == CLSACT_INGRESS
+        after = _TC_ACT_PIPE if copied else _TC_ACT_STOLEN
+        actions = [_action("mirred", _MIRRED.pack(0, 0, after, 0, 0, _TCA_EGRESS_REDIR, redirect_to))]
+        if copied:
+            actions.append(_action("gact", _GACT.pack(0, 0, _TC_ACT_STOLEN, 0, 0)))
+        numbered = [(f"TCA_ACT_PRIO_{number}", action) for number, action in enumerate(actions, 1)]
+        options += [("TCA_BPF_CLASSID", 1), ("TCA_BPF_ACT", {"attrs": numbered})]
     else:
         options.append(("TCA_BPF_FLAGS", 1))  # TCA_BPF_FLAG_ACT_DIRECT
     message = _message(_Bpf, RTM_NEWTFILTER, _CREATE, ifindex, handle, parent, "bpf", options)
     message["info"] = preference << 16 | _ETH_P_ALL_BE
     return message
+
+
+def _action(kind: str, parameters: bytes) -> Message:
+    return {"attrs": [("TCA_ACT_KIND", kind), ("TCA_ACT_OPTIONS", {"attrs": [("TCA_ACT_PARMS", parameters)]})]}
 
 
 def delete_filter(ifindex: int, parent: int, preference: int, handle: int) -> Message:

@@ -9,11 +9,11 @@ from chadthrottle import limits
 from tests.support.network import Endpoint
 from tests.support.queued import (
     DEVICE,
+    attached_devices,
     download_from,
     goes_through_queue,
     ip,
     join,
-    links_pinned,
     rate,
     recorded,
     require_limited,
@@ -62,12 +62,12 @@ def test_vanished_device_is_forgotten(stage: Scene) -> None:
     stage.throttle(program)
     download_from(program, host, "gone")
     program.busy_download()
-    assert len(links_pinned(stage)) == 2
+    assert len(attached_devices(stage)) == 2
     ip(stage.here, "link", "del", "veth1")
     require_queued(stage, program)
     assert stage.listing().notes == ()
     stage.throttle(stage.start())
-    assert len(links_pinned(stage)) == 1
+    assert len(attached_devices(stage)) == 1
     assert len(recorded(stage)) == 2  # the queue's own device, and veth0
     require_queued(stage, program)
 

@@ -9,9 +9,9 @@ import pytest
 from tests.support.network import Endpoint, veth_pair
 from tests.support.queued import (
     DEVICE,
+    attached_devices,
     goes_through_queue,
     ip,
-    links_pinned,
     recorded,
     require_queued,
     require_rate,
@@ -97,7 +97,7 @@ def test_deleted_namespace_is_forgotten(stage: Scene) -> None:
     assert stage.limited() == {kept.pid}
     stage.throttle(stage.start())
     assert namespaces(stage) == {inode_of(kept)}
-    assert len(links_pinned(stage)) == 1
+    assert len(attached_devices(stage)) == 1
     require_queued(stage, kept)
 
 

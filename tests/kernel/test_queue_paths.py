@@ -13,11 +13,11 @@ from benchmarks.wan.tun import open_tun
 from chadthrottle.enforce.queue import place
 from tests.support.network import Endpoint
 from tests.support.queued import (
+    attached_devices,
     datagrams,
     download_from,
     goes_through_queue,
     ip,
-    links_pinned,
     receive_datagrams,
     require_queued,
     within,
@@ -103,7 +103,7 @@ def test_bridge_is_queued_once(stage: Scene) -> None:
     program = stage.start()
     program.busy_download()
     stage.throttle(program)
-    assert len(links_pinned(stage)) == 1
+    assert len(attached_devices(stage)) == 1
     require_queued(stage, program)
 
 
@@ -113,7 +113,7 @@ def test_bridge_and_its_port_charge_once(stage: Scene, monkeypatch: pytest.Monke
     program = stage.start()
     program.busy_download()
     stage.throttle(program)
-    assert len(links_pinned(stage)) == 2
+    assert len(attached_devices(stage)) == 2
     require_queued(stage, program)
 
 
@@ -122,11 +122,11 @@ def test_device_that_became_a_port_charges_once(stage: Scene) -> None:
     ip(stage.here, "link", "set", "br0", "up")
     program = stage.start()
     stage.throttle(program)
-    assert len(links_pinned(stage)) == 2
+    assert len(attached_devices(stage)) == 2
     enslave(stage.here)
     program.busy_download()
     require_queued(stage, program)
     stage.throttle(program, down=2 * LIMIT)  # its program goes, the bridge's stays
-    assert len(links_pinned(stage)) == 1
+    assert len(attached_devices(stage)) == 1
     stage.throttle(program)
     assert goes_through_queue(stage, program) == 1

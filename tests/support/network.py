@@ -12,6 +12,10 @@ from pathlib import Path
 
 PREFIX = "ct-test-"
 NAMESPACES = Path("/run/netns")
+
+# The module ifb makes them as soon as somebody wants an IFB; they stay.
+MADE_BY_MODULES = {"ifb0", "ifb1"}
+
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 
 _numbers = itertools.count()
@@ -78,7 +82,8 @@ def veth_pair() -> Iterator[tuple[Endpoint, Endpoint]]:
 def leftover_network() -> set[str]:
     """Test namespaces, of whichever process, and the devices of this one."""
     namespaces = {f"namespace {path.name}" for path in NAMESPACES.glob(f"{PREFIX}*")}
-    return namespaces | {f"device {path.name}" for path in Path("/sys/class/net").iterdir()}
+    devices = {path.name for path in Path("/sys/class/net").iterdir()} - MADE_BY_MODULES
+    return namespaces | {f"device {name}" for name in devices}
 
 
 def _configure(namespace: str, host: int) -> Endpoint:

@@ -20,6 +20,7 @@ __all__ = [
     "DEVICE",
     "QUEUED_LEAST",
     "QUEUED_MOST",
+    "attached_devices",
     "classes",
     "counts",
     "datagrams",
@@ -100,6 +101,12 @@ def recorded(stage: Scene) -> list[records.Record]:
     pins = pins_of_this_version(stage.base)
     with pins.lock(create=False), open_pinned(pins) as hooks:
         return records.read(hooks.queues)
+
+
+def attached_devices(stage: Scene) -> set[int]:
+    """Indices of those whose downloads a program of ours looks at."""
+    down = 1 << ThrottleDirection.DOWN
+    return {each.ifindex for each in recorded(stage) if each.by_link or each.by_filter & down}
 
 
 def links_pinned(stage: Scene) -> set[str]:

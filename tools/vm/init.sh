@@ -13,7 +13,7 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-modprobe -a virtio_pci 9pnet_virtio 9p overlay
+modprobe -a virtio_pci 9pnet_virtio 9p overlay tun # nothing else makes /dev/net/tun
 
 # cache=loose: nobody changes what a read-only share shows, not for as long as this takes.
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=262144,cache=loose host /host

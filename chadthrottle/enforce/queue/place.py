@@ -243,18 +243,22 @@ class Place:
                 self._unlink(record)
                 record = self._write(record._replace(by_link=0))
             if not has_filter and not has_link:
-                record = self._attach_ingress(record, clsact, programs, by_link=not others)
+                record = self._attach_ingress(own, record, clsact, programs, by_link=not others)
                 clsact = clsact or ("clsact" if record.own_clsact else "")
         if ThrottleDirection.UP in directions:
             self._attach_egress(own, record, clsact, programs)
 
-    def _attach_ingress(self, record: Record, clsact: str, programs: "_Programs", *, by_link: bool) -> Record:
+    def _attach_ingress(
+        self, own: Record, record: Record, clsact: str, programs: "_Programs", *, by_link: bool
+    ) -> Record:
+        program = programs["queue_download"]
         if by_link:
             try:
-                return self._attach_link(record, programs["queue_download"])
+                return self._attach_link(record, program)
             except NotSupportedError:  # before Linux 6.6
                 record = self._write(record._replace(by_link=0))
-        return self._attach_filter(record, ThrottleDirection.DOWN, clsact, programs["queue_download"], 0)
+        redirect_to = own.is_queue if programs.by_action else 0
+        return self._attach_filter(record, ThrottleDirection.DOWN, clsact, program, redirect_to)
 
     def _attach_link(self, record: Record, program: "Program") -> Record:
         record = self._write(record._replace(by_link=1))
@@ -325,6 +329,10 @@ class _Programs:
         self._own, self._lent = own, lent
         self._stack = ExitStack()
         self._loaded: Mapping[str, Program] = {}
+        self.by_action = False
+        """Once loaded: an action redirects downloads too. So it is where there is no tcx, before Linux 6.6: there IFB
+        may drop what a program redirects.
+        """
 
     def __enter__(self) -> Self:
         return self
@@ -338,11 +346,17 @@ class _Programs:
         if not self._loaded:
             # Only here: parsing an object takes pyelftools, which costs more than the rest.
             from chadthrottle.artifacts import check_fresh, object_path
+            from chadthrottle.bpf.features import supported
             from chadthrottle.bpf.loader import load
             from chadthrottle.bpf.parse import open_object
 
             check_fresh("queue")
-            constants = {"queue_device": self._own.is_queue, "queue_segment": self._own.segment}
+            self.by_action = not supported("tcx")
+            constants = {
+                "queue_device": self._own.is_queue,
+                "queue_segment": self._own.segment,
+                "queue_by_action": self.by_action,
+            }
             spec = open_object(object_path("queue")).with_constants(constants)
             self._loaded = self._stack.enter_context(load(spec, reuse=self._lent)).programs
         return self._loaded[name]
