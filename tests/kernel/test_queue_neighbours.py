@@ -21,6 +21,7 @@ from tests.support.queued import (
     links_pinned,
     receive_datagrams,
     recorded,
+    require_limited,
     require_queued,
     tc,
     traffic_control,
@@ -212,6 +213,20 @@ def test_own_clsact_stays_while_others_use_it(stage: Scene, monkeypatch: pytest.
     stage.throttle(stage.start())
     stage.release()
     assert traffic_control(stage.here) == nothing
+
+
+def test_filters_removed_by_hand_are_put_back(stage: Scene) -> None:
+    """With all of clsact: what is limited is policed until the next command."""
+    clsact(stage.here)
+    u32(stage.here)
+    program = stage.start()
+    program.busy_download()
+    stage.throttle(program)
+    tc(stage.here, "qdisc", "del", "dev", "veth0", "clsact")
+    require_limited(stage, program)
+    assert goes_through_queue(stage, program, seconds=0.2) == 0
+    stage.throttle(stage.start())
+    require_queued(stage, program)
 
 
 def test_a_device_of_another_kind_with_our_name(stage: Scene) -> None:

@@ -127,13 +127,16 @@ def counts(
 def goes_through_queue(
     stage: Scene, program: Program, direction: ThrottleDirection = ThrottleDirection.DOWN, seconds: float = 0.6
 ) -> float:
-    """The part of what passes just now that comes through the queue."""
+    """The part of what passes just now that comes through the queue. TCP that has lost all may be silent for long."""
     before, _ = counts(stage, program, direction)
-    time.sleep(seconds)
-    after, _ = counts(stage, program, direction)
-    queued, policed = after.queued_bytes - before.queued_bytes, after.policed_bytes - before.policed_bytes
-    assert queued or policed, "nothing passed"
-    return float(queued / (queued + policed))
+    deadline = time.monotonic() + patient(10)
+    while True:
+        time.sleep(seconds)
+        after, _ = counts(stage, program, direction)
+        queued, policed = after.queued_bytes - before.queued_bytes, after.policed_bytes - before.policed_bytes
+        if queued or policed:
+            return float(queued / (queued + policed))
+        assert time.monotonic() < deadline, "nothing passes"
 
 
 def require_queued(stage: Scene, program: Program, name: str = "down") -> None:
