@@ -9,6 +9,7 @@ benchmarks/results/throttle_accuracy.md.
 
 import argparse
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def main() -> None:
     chosen = [cell for cell in cells if re.search(arguments.only, f"{cell.name} {cell.limit} {cell.flows}")]
     carried = _carried_by_the_wan() if any(cell.rtt_ms for cell in chosen) else ""
     print(carried, HEADER, sep="\n", flush=True)
-    command = "python benchmarks/throttle_accuracy.py " + ("--full" if arguments.full else "--quick")
+    command = shlex.join(["python", "benchmarks/throttle_accuracy.py", *sys.argv[1:]])
     rows: list[str] = []
     for cell in chosen:
         for _ in range(arguments.repeat):

@@ -169,7 +169,11 @@ class Place:
                 )
             for leaf in shape.leaves(rate, own.segment):
                 self._tc.set_leaf(
-                    own.is_queue, leaf.parent, leaf.handle, limit_bytes=leaf.limit_bytes, segment_bytes=own.segment
+                    own.is_queue,
+                    leaf.parent,
+                    leaf.handle,
+                    limit_bytes=leaf.limit_bytes,
+                    segment_bytes=leaf.segment_bytes,
                 )
 
     def _drop_classes(self, ifindex: int, wanted: Collection[int], there: Mapping[int, ClassCount]) -> None:

@@ -24,6 +24,11 @@ _FIRST_PART = 10
 # A class may send this much at once. HTB is woken by timers, which are late by tenths of a millisecond.
 _BURST_NS = 1_000_000
 
+# From 2 Gbit/s on buffers stay whole: one is a quarter of a millisecond there, and 800 000 segments a second are more
+# than a processor passes on.
+_WHOLE_BYTES_PER_S = 250_000_000
+_WHOLE_BYTES = 1 << 20  # more than BIG TCP makes (GSO_MAX_SIZE)
+
 # Three segments: fewer, and a TCP connection alone cannot fill the link.
 _LEAST_SEGMENTS = 3
 
@@ -61,6 +66,8 @@ class Leaf(NamedTuple):
     parent: int
     handle: int
     limit_bytes: int
+    segment_bytes: int
+    """GSO buffers that are longer are taken apart."""
 
 
 def handle(number: int, which: ThrottleClass) -> int:
@@ -91,8 +98,10 @@ def leaves(rate: QueuedRate, segment_bytes: int) -> Iterator[Leaf]:
     held = rate.bytes_per_s * DELAY_NS // _NS_PER_S
     # A qdisc's handle is its major: the class's minor is one that nobody else has.
     for_first = max(2 * segment_bytes, held // _FIRST_PART)
-    yield Leaf(first, (first & 0xFFFF) << 16, for_first)
-    yield Leaf(rest, (rest & 0xFFFF) << 16, max(_LEAST_SEGMENTS * segment_bytes, held - held // _FIRST_PART))
+    for_rest = max(_LEAST_SEGMENTS * segment_bytes, held - held // _FIRST_PART)
+    longest = segment_bytes if rate.bytes_per_s < _WHOLE_BYTES_PER_S else _WHOLE_BYTES
+    yield Leaf(first, (first & 0xFFFF) << 16, for_first, longest)
+    yield Leaf(rest, (rest & 0xFFFF) << 16, for_rest, longest)
 
 
 def whole_of(class_handle: int) -> int:
