@@ -100,7 +100,7 @@ def test_removed_ifb_limits_by_policing_until_repaired(stage: Scene) -> None:
 
 
 def test_ifb_set_down_is_told_of_and_repaired(stage: Scene) -> None:
-    """What is redirected to it is lost till then: a program cannot see that a device is down."""
+    """What is redirected to it is lost till then, all of it: a program cannot see that a device is down."""
     program = stage.start()
     program.busy_download()
     stage.throttle(program)

@@ -63,8 +63,7 @@ def test_engine_can_be_changed_and_back(stage: Scene) -> None:
     require_limited(stage, program)
 
 
-@pytest.mark.parametrize("udp", [False, True], ids=["TCP", "UDP"])
-@pytest.mark.parametrize("ipv6", [False, True], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize(("udp", "ipv6"), [(False, False), (True, True)], ids=["TCP over IPv4", "UDP over IPv6"])
 def test_queued_upload(udp: bool, ipv6: bool, stage: Scene) -> None:
     nothing = traffic_control(stage.here)
     program = stage.start()
