@@ -120,6 +120,7 @@ class ThrottleWhy(IntEnum):
     KERNEL = 1
     PERMISSION = 2
     ROOM = 3
+    UNFINISHED = 4
 
 
 class ThrottleDevice(ctypes.Structure):

@@ -177,7 +177,8 @@ def create(
             sending = _count_sending(hooks, rule_id, places) if terms.up_bytes_per_s else 0
             _share_out(hooks, rule_id, terms.up_bytes_per_s // max(1, sending))
             begun_ns = _now_ns()
-            unarmed = terms.armed_at(begun_ns + _ARMS_ITSELF_NS)
+            unfinished = POLICED if engine is Engine.CGROUP else POLICED._replace(why=ThrottleWhy.UNFINISHED)
+            unarmed = terms.armed_at(begun_ns + _ARMS_ITSELF_NS, unfinished)
             hooks.rules.update(key, bytes(unarmed), ElemFlag.BPF_NOEXIST)
             _pace(hooks, places, settle=sending > 0)
             held = hold_in_queues(hooks, engine, terms.rates, ThrottleRule(), places)

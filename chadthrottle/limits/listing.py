@@ -72,6 +72,7 @@ _WHY = {
     ThrottleWhy.KERNEL: "this kernel, or this machine's set-up, makes no queue",
     ThrottleWhy.PERMISSION: "a queue was not permitted",
     ThrottleWhy.ROOM: "too many limits were queued",
+    ThrottleWhy.UNFINISHED: "the command was killed",
 }
 
 
@@ -83,8 +84,8 @@ def _about_queues(found: list[Rule], queues: QueueReport) -> Iterator[str]:
     if any(rule.queued for rule in found):
         if queues.broken:
             yield (
-                "Somebody removed the queue's device chadthrottle, or set it down: limits are policed until the next "
-                "throttle, release or watch repairs it."
+                "Somebody removed the queue's device chadthrottle (limits are policed meanwhile) or set it down "
+                "(downloads stand still): the next throttle, release or watch repairs it."
             )
         if queues.uncovered:
             yield (

@@ -45,7 +45,7 @@ def test_throttle_killed_at_every_step(clsact: bool, stage: Scene) -> None:
             killed = command.throttle(program, step, Engine.QUEUE)
             stage.listing()
             if killed and step % 3 == 0:
-                done = stage.throttle(program, engine=Engine.QUEUE)
+                done = stage.throttle(program)
                 assert done.state.down is not None
                 assert done.state.down.engine is Engine.QUEUE
                 assert not done.notes

@@ -120,7 +120,7 @@ def remove_recorded(directory: Path) -> None:
 
 
 def report(hooks: "Hooks") -> QueueReport:
-    """How the queues are doing. Changes nothing."""
+    """How the queues are doing. Changes no queue; records of namespaces that are gone go."""
     dropped: dict[tuple[int, ThrottleDirection], int] = {}
     uncovered: list[str] = []
     broken = [False]
