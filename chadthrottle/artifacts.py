@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent
 OBJECTS = PACKAGE / "objects"
 SOURCE_ROOT = PACKAGE.parent
 
-REBUILD = "Rebuild with: invoke build-ebpf"
+REBUILD = "Rebuild with: make build (or invoke build-ebpf, in .venv)"
 
 # The text of an object's .chadthrottle section (see tools/build_ebpf.py). Searched in the bytes: it
 # stands nowhere else in an object, and reading ELF properly would cost the import of elftools.
