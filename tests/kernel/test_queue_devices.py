@@ -63,9 +63,10 @@ def test_vanished_device_is_forgotten(stage: Scene) -> None:
     download_from(program, host, "gone")
     program.busy_download()
     assert len(attached_devices(stage)) == 2
+    notes = stage.listing().notes  # an older kernel has some
     ip(stage.here, "link", "del", "veth1")
     require_queued(stage, program)
-    assert stage.listing().notes == ()
+    assert stage.listing().notes == notes
     stage.throttle(stage.start())
     assert len(attached_devices(stage)) == 1
     assert len(recorded(stage)) == 2  # the queue's own device, and veth0
