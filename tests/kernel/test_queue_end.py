@@ -8,6 +8,7 @@ import pytest
 
 from chadthrottle.model import Direction
 from tests.support.network import Endpoint
+from tests.support.patience import patient
 from tests.support.queued import DEVICE, classes, links_pinned, rate, require_queued, traffic_control, within
 from tests.support.throttled import LIMIT, Program, Scene, scene
 
@@ -31,9 +32,10 @@ def require_free(program: Program) -> None:
 
 
 def test_expired_rule_is_out_of_the_queue_by_itself(stage: Scene) -> None:
-    program = limited_download(stage, duration_s=2)
+    lasts_s = int(patient(2))  # longer than the next command takes
+    program = limited_download(stage, duration_s=lasts_s)
     kept = limited_download(stage)
-    time.sleep(2)
+    time.sleep(lasts_s)
     require_free(program)
     assert len(classes(stage.here)) == 6
     stage.throttle(kept)  # sweeps

@@ -12,6 +12,7 @@ from tests.support.network import Endpoint
 from tests.support.queued import (
     goes_through_queue,
     join,
+    notes,
     rate,
     recorded,
     require_limited,
@@ -45,7 +46,7 @@ def test_cgroup_stays_cgroup_when_throttled_again(stage: Scene) -> None:
     program = stage.start()
     assert engines(stage.throttle(program, engine=Engine.CGROUP)) == (Engine.CGROUP, Engine.CGROUP)
     assert engines(stage.throttle(program, down=2 * LIMIT)) == (Engine.CGROUP, Engine.CGROUP)
-    assert stage.listing().notes == ()
+    assert notes(stage) == []
     assert traffic_control(stage.here) == nothing
     assert recorded(stage) == []
 

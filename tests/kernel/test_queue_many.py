@@ -15,7 +15,7 @@ from chadthrottle.errors import KernelCannotError
 from chadthrottle.model import Engine
 from tests.support.network import Endpoint
 from tests.support.patience import FACTOR, patient
-from tests.support.queued import classes, require_limited, traffic_control
+from tests.support.queued import classes, notes, require_limited, traffic_control
 from tests.support.throttled import LIMIT, Scene, scene
 
 RULES = 200 if FACTOR == 1 else 40
@@ -78,4 +78,4 @@ def test_more_rules_than_numbers(stage: Scene, monkeypatch: pytest.MonkeyPatch) 
     done = stage.throttle(third, down=2 * LIMIT)  # there is room now
     assert done.state.down is not None
     assert done.state.down.engine is Engine.QUEUE
-    assert stage.listing().notes == ()
+    assert notes(stage) == []

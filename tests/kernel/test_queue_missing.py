@@ -12,7 +12,7 @@ from chadthrottle.errors import ChadthrottleError, KernelCannotError, NotPermitt
 from chadthrottle.model import Engine
 from chadthrottle.netlink import Links, TrafficControl
 from tests.support.network import Endpoint
-from tests.support.queued import goes_through_queue, recorded, require_limited, traffic_control
+from tests.support.queued import goes_through_queue, notes, recorded, require_limited, traffic_control
 from tests.support.throttled import Scene, scene
 
 
@@ -86,5 +86,5 @@ def test_queued_again_once_it_is_there(stage: Scene, monkeypatch: pytest.MonkeyP
         patch.setattr(owner, name, refuse(error))
         stage.throttle(program)
     assert stage.throttle(program).notes == ()
-    assert stage.listing().notes == ()
+    assert notes(stage) == []
     assert goes_through_queue(stage, program) == 1

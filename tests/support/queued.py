@@ -29,6 +29,7 @@ __all__ = [
     "ip",
     "join",
     "links_pinned",
+    "notes",
     "rate",
     "receive_datagrams",
     "recorded",
@@ -112,6 +113,11 @@ def attached_devices(stage: Scene) -> set[int]:
 def links_pinned(stage: Scene) -> set[str]:
     """The tcx links of queues."""
     return {path.name for path in stage.base.glob("*/links/queue-*")}
+
+
+def notes(stage: Scene) -> list[str]:
+    """Of list, but for what takes a newer kernel."""
+    return [each for each in stage.listing().notes if "takes Linux" not in each]
 
 
 def counts(
