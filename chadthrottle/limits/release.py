@@ -68,7 +68,10 @@ def release_held(holder: Identity, base: Path | None = None) -> None:
 def _end_where(chosen: Callable[[Hooks, rules.Rule], bool], base: Path | None) -> None:
     pins = hooks_module.pins_of_this_version(base)
     with pins.lock(create=False) as there:
-        if not there or not pins.current:
+        if not there:
+            return
+        pins.sweep()  # it may have been killed before its pins were complete
+        if not pins.current:
             return
         idle = True
         if _is_open(pins):

@@ -100,7 +100,7 @@ def test_failed_throttle_changes_nothing(step: str, hooks: str, stage: Scene, mo
     program = stage.start()
     program.busy_upload()
     if hooks == "there already":
-        stage.throttle(stage.start())
+        stage.throttle(stage.start(), engine=Engine.CGROUP)
     elif hooks == "there, with this rule":
         stage.throttle(program, up=None, down=LIMIT, engine=Engine.CGROUP)
     before, kernel_before = state_of(stage), Machine.now()
