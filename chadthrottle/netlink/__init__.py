@@ -6,12 +6,11 @@ Importing it takes 170 ms: whoever imports this does so when it is needed.
 from chadthrottle.netlink.errors import answered
 from chadthrottle.netlink.links import Device, Links
 from chadthrottle.netlink.messages import CLSACT_EGRESS, CLSACT_INGRESS
-from chadthrottle.netlink.traffic_control import ClassCount, Filter, TrafficControl
+from chadthrottle.netlink.traffic_control import Filter, TrafficControl
 
 __all__ = [
     "CLSACT_EGRESS",
     "CLSACT_INGRESS",
-    "ClassCount",
     "Device",
     "Filter",
     "Links",

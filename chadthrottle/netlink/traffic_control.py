@@ -9,7 +9,7 @@ from chadthrottle.netlink import messages
 from chadthrottle.netlink.errors import answered, told
 from chadthrottle.netlink.route import Route
 
-__all__ = ["ClassCount", "Filter", "TrafficControl"]
+__all__ = ["Filter", "TrafficControl"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +21,6 @@ class Filter:
     handle: int
     name: str
     """A cls_bpf filter's; else empty."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClassCount:
-    """An HTB class."""
-
-    passed_bytes: int
-    """Link-level."""
-    passed_packets: int
-    waiting_bytes: int
 
 
 class TrafficControl(Route):
@@ -81,12 +71,12 @@ class TrafficControl(Route):
         """It may be gone."""
         self._do_if_there("remove an HTB class", messages.delete_class(ifindex, handle))
 
-    def class_counts(self, ifindex: int) -> dict[int, ClassCount]:
-        """By handle."""
+    def waiting_bytes(self, ifindex: int) -> dict[int, int]:
+        """What waits in each HTB class, by handle."""
         with told("list the classes"):
             found = self._route.get_classes(index=ifindex)
         # A tbf has a class of its own, which is told of too.
-        return {each["handle"]: _count(each) for each in found if each.get_attr("TCA_KIND") == "htb"}
+        return {each["handle"]: _waiting(each) for each in found if each.get_attr("TCA_KIND") == "htb"}
 
     def leaf_drops(self, ifindex: int) -> dict[int, int]:
         """Packets that qdiscs below classes have dropped, by the class they are in."""
@@ -157,10 +147,8 @@ _GONE: Iterable[int] = (errno.ENOENT, errno.ENODEV, errno.EINVAL)
 _QUANTUM_BYTES = 60_000
 
 
-def _count(message: messages.Message) -> ClassCount:
-    stats = message.get_attr("TCA_STATS2")
-    basic, queue = stats.get_attr("TCA_STATS_BASIC"), stats.get_attr("TCA_STATS_QUEUE")
-    return ClassCount(basic["bytes"], basic["packets"], queue["backlog"])
+def _waiting(message: messages.Message) -> int:
+    return int(message.get_attr("TCA_STATS2").get_attr("TCA_STATS_QUEUE")["backlog"])
 
 
 def _filter(message: messages.Message) -> Filter:

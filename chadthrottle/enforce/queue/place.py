@@ -22,7 +22,7 @@ from chadthrottle.enforce.queue import records, shape
 from chadthrottle.enforce.queue.records import Record
 from chadthrottle.enforce.queue.shape import QueuedRate
 from chadthrottle.errors import ChadthrottleError, KernelCannotError
-from chadthrottle.netlink import CLSACT_EGRESS, CLSACT_INGRESS, ClassCount, Device, Links, TrafficControl
+from chadthrottle.netlink import CLSACT_EGRESS, CLSACT_INGRESS, Device, Links, TrafficControl
 
 if TYPE_CHECKING:
     from chadthrottle.bpf.programs import Program
@@ -94,7 +94,7 @@ class Place:
             if record.ifindex:
                 self._detach(record)
         if mine is not None:
-            self._drain(mine.ifindex, (), self._tc.class_counts(mine.ifindex))
+            self._drain(mine.ifindex, (), self._tc.waiting_bytes(mine.ifindex))
             self._links.remove(mine.ifindex)
         records.forget(self._queues, Record(self.namespace, 0))
 
@@ -147,12 +147,12 @@ class Place:
         if not self._tc.has_htb(index, shape.ROOT):
             self._tc.make_htb(index, shape.ROOT)
         if segment != before.segment and before.segment:
-            self._drop_classes(index, (), self._tc.class_counts(index))  # made anew, for longer packets
+            self._drop_classes(index, (), self._tc.waiting_bytes(index))  # made anew, for longer packets
         return after
 
     def _set_classes(self, own: Record, rates: Sequence[QueuedRate], changed: Collection[int]) -> None:
         wholes = shape.wholes(rates)
-        there = self._tc.class_counts(own.is_queue)
+        there = self._tc.waiting_bytes(own.is_queue)
         self._drop_classes(own.is_queue, wholes, there)
         for whole, rate in wholes.items():
             if whole in there and rate.number not in changed:
@@ -176,17 +176,17 @@ class Place:
                     segment_bytes=leaf.segment_bytes,
                 )
 
-    def _drop_classes(self, ifindex: int, wanted: Collection[int], there: Mapping[int, ClassCount]) -> None:
+    def _drop_classes(self, ifindex: int, wanted: Collection[int], there: Mapping[int, int]) -> None:
         """Those of other rules, and directions, than these wholes: after what waits in them has left."""
         gone = self._drain(ifindex, wanted, there)
         for each in gone:  # parts first: their parent is in use till then
             self._tc.remove_class(ifindex, each)
 
-    def _drain(self, ifindex: int, wanted: Collection[int], there: Mapping[int, ClassCount]) -> list[int]:
+    def _drain(self, ifindex: int, wanted: Collection[int], there: Mapping[int, int]) -> list[int]:
         parts = [each for each in there if shape.whole_of(each) != each and shape.whole_of(each) not in wanted]
         gone = [each for each in there if shape.whole_of(each) == each and each not in wanted]
         for each in (*gone, *parts):
-            if there[each].waiting_bytes or each in gone:
+            if there[each] or each in gone:
                 self._tc.set_class(
                     ifindex,
                     shape.ROOT if each in gone else shape.whole_of(each),
@@ -195,7 +195,7 @@ class Place:
                     ceil_bytes_per_s=_DRAIN_BYTES_PER_S,
                     burst_bytes=_DRAIN_BYTES_PER_S // 1000,
                 )
-        if any(there[each].waiting_bytes for each in parts):
+        if any(there[each] for each in parts):
             time.sleep(_DRAIN_S)
         return [*parts, *gone]
 
