@@ -45,7 +45,7 @@ THROTTLE_MAX_QUEUES = 4094
 THROTTLE_MAX_PROCESSES = 65536
 """How many processes can be limited at a time."""
 
-THROTTLE_ABI_VERSION = 3
+THROTTLE_ABI_VERSION = 4
 """Changes with any change of ebpf/throttle.h; pins of another version are not ours to use."""
 
 

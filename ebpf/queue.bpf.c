@@ -38,6 +38,9 @@
 #define PORT_DNS 53
 #define PORT_QUIC 443
 
+/* What goes first is counted in packets (shape.py): an answer of 512 bytes (RFC 1035, 4.2.1) does, with its headers. */
+#define LONGEST_FIRST 576
+
 /* A filter's answers without direct action. */
 #define NO_MATCH 0
 #define MATCH (-1)
@@ -132,7 +135,7 @@ static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb, const
 }
 
 /*
- * What goes first: ACKs without data, DNS, small datagrams. Nothing that would overtake data of its own connection, for
+ * What goes first: ACKs without data, DNS but its longest answers, small datagrams. Nothing that would overtake data of its own connection, for
  * whoever receives takes that for losses: not a FIN, a reset, the small end of a TCP stream, or QUIC.
  */
 static __always_inline bool goes_first(struct __sk_buff *skb, const struct packet *packet)
@@ -147,7 +150,7 @@ static __always_inline bool goes_first(struct __sk_buff *skb, const struct packe
 		       !load_network(skb, packet->transport.offset + TCP_FLAGS_OFFSET, &flags, sizeof(flags)) &&
 		       !(flags & (TCP_FIN | TCP_RST));
 	if (packet->ports[0] == __builtin_bswap16(PORT_DNS) || packet->ports[1] == __builtin_bswap16(PORT_DNS))
-		return true;
+		return packet->length <= LONGEST_FIRST;
 	return packet->length <= SMALL_PACKET_BYTES && packet->ports[0] != __builtin_bswap16(PORT_QUIC) &&
 	       packet->ports[1] != __builtin_bswap16(PORT_QUIC);
 }

@@ -40,13 +40,16 @@
 
 /*
  * Charged, so that what comes past the queue (another device, fragments) has only what the queue leaves of the limit.
+ * But no further than twice the burst: a queue that drains a little faster than the limit, or still has what waited when
+ * the limit was lowered, would be a debt that nothing past the queue ever sees the end of. Nor by the burst alone, where
+ * what comes past the queue is refused: it would get what the queue is not charged for.
  */
 static __always_inline void count_queued(struct throttle_count *count, const struct throttle_rate *rate,
 					 __u64 *ahead_until, struct wire_size *wire, __u64 now, __u64 ticks)
 {
 	wire->bytes += wire->packets * LINK_HEADER;
-	police_ahead(ahead_until, ticks);
-	police_charge(ahead_until, wire->bytes, rate->bytes_per_s);
+	if (police_ahead(ahead_until, ticks) < 2 * rate->burst_ns * TICKS_PER_NS)
+		police_charge(ahead_until, wire->bytes, rate->bytes_per_s);
 	__sync_fetch_and_add(&count->queued_packets, wire->packets);
 	__sync_fetch_and_add(&count->queued_bytes, wire->bytes);
 	count_passed(count, wire, now);

@@ -40,6 +40,7 @@ __all__ = [
     "delete_qdisc",
     "htb_class",
     "htb_root",
+    "queue_of_the_newest",
     "splitting_queue",
 ]
 
@@ -58,12 +59,13 @@ _TICK_NS = 64  # PSCHED_SHIFT of include/net/pkt_sched.h
 _MOST_32 = 0xFFFF_FFFF
 
 # struct tc_ratespec: cell_log, linklayer, overhead, cell_align, mpu, rate; tc_htb_opt: two of them, buffer, cbuffer,
-# quantum, level, prio; tc_tbf_qopt: two of them, limit, buffer, mtu; tc_htb_glob; tc_gact: index, capab, action,
-# refcnt, bindcnt; tc_mirred: the same, eaction, ifindex.
+# quantum, level, prio; tc_tbf_qopt: two of them, limit, buffer, mtu; tc_htb_glob; tc_fifo_qopt: limit; tc_gact: index,
+# capab, action, refcnt, bindcnt; tc_mirred: the same, eaction, ifindex.
 _RATESPEC = struct.Struct("=BBHhHI")
 _HTB_OPT = struct.Struct("=5I")
 _TBF_QOPT = struct.Struct("=3I")
 _HTB_GLOB = struct.Struct("=5I")
+_FIFO_QOPT = struct.Struct("=I")
 _GACT = struct.Struct("=IIiii")
 _MIRRED = struct.Struct("=IIiiiiI")
 
@@ -97,6 +99,10 @@ class _Request(nlmsg):  # type: ignore[misc]
 class _Plain(_Request):
     class options(nla):  # type: ignore[misc]  # noqa: N801 # pyroute2 looks it up by that name
         pass
+
+
+class _Fifo(_Request):
+    nla_map = (("TCA_UNSPEC", "none"), ("TCA_KIND", "asciiz"), ("TCA_OPTIONS", "cdata"))
 
 
 class _Htb(_Request):
@@ -194,6 +200,12 @@ def splitting_queue(ifindex: int, parent: int, handle: int, *, limit_bytes: int,
     return _message(_Tbf, RTM_NEWQDISC, _REPLACE, ifindex, handle, parent, "tbf", options)
 
 
+def queue_of_the_newest(ifindex: int, parent: int, handle: int, *, limit_packets: int) -> Message:
+    """A pfifo_head_drop: the oldest packet is dropped where there is no room for another."""
+    options = _FIFO_QOPT.pack(limit_packets)
+    return _message(_Fifo, RTM_NEWQDISC, _REPLACE, ifindex, handle, parent, "pfifo_head_drop", options)
+
+
 def add_clsact(ifindex: int) -> Message:
     """The qdisc that filters of ingress and egress hang on. EEXIST if there is one."""
     return _message(_Plain, RTM_NEWQDISC, _CREATE, ifindex, CLSACT, CLSACT_PARENT, "clsact", None)
@@ -252,14 +264,15 @@ def _message(
     handle: int,
     parent: int,
     kind: str | None,
-    options: Sequence[tuple[str, object]] | None,
+    options: Sequence[tuple[str, object]] | bytes | None,
 ) -> Message:
     message = kind_of_message()
     message["header"]["type"], message["header"]["flags"] = message_type, flags
     message["index"], message["handle"], message["parent"] = ifindex, handle, parent
     message["attrs"] = [] if kind is None else [("TCA_KIND", kind)]
     if options is not None:
-        message["attrs"].append(("TCA_OPTIONS", {"attrs": list(options)}))
+        plain = isinstance(options, bytes)
+        message["attrs"].append(("TCA_OPTIONS", options if plain else {"attrs": list(options)}))
     return message
 
 

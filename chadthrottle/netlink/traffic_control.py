@@ -60,7 +60,12 @@ class TrafficControl(Route):
         )
         self._do("make an HTB class", request)
 
-    def set_leaf(self, ifindex: int, parent: int, handle: int, *, limit_bytes: int, segment_bytes: int) -> None:
+    def set_first_leaf(self, ifindex: int, parent: int, handle: int, *, limit_packets: int) -> None:
+        """What waits in a class: at most so many packets, the newest."""
+        request = messages.queue_of_the_newest(ifindex, parent, handle, limit_packets=limit_packets)
+        self._do("make a pfifo_head_drop qdisc", request)
+
+    def set_bulk_leaf(self, ifindex: int, parent: int, handle: int, *, limit_bytes: int, segment_bytes: int) -> None:
         """What waits in a class: at most so many bytes, in segments of at most so many."""
         request = messages.splitting_queue(
             ifindex, parent, handle, limit_bytes=limit_bytes, segment_bytes=segment_bytes

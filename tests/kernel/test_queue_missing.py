@@ -31,7 +31,7 @@ def refuse(error: Callable[[], ChadthrottleError]) -> Callable[..., Any]:
 
 NO_IFB = (Links, "add_ifb", lambda: KernelCannotError("cannot make the device chadthrottle (ifb): unknown kind"))
 NO_HTB = (TrafficControl, "make_htb", lambda: KernelCannotError("cannot make an HTB qdisc: unknown kind"))
-NO_TBF = (TrafficControl, "set_leaf", lambda: KernelCannotError("cannot make a tbf qdisc: unknown kind"))
+NO_TBF = (TrafficControl, "set_bulk_leaf", lambda: KernelCannotError("cannot make a tbf qdisc: unknown kind"))
 NO_CLSACT = (TrafficControl, "add_clsact", lambda: KernelCannotError("cannot make a clsact qdisc: unknown kind"))
 NO_TCX = (place, "attach_tcx", lambda: NotSupportedError("attaching to a network device", "6.6"))
 FORBIDDEN = (Links, "add_ifb", lambda: NotPermittedError("cannot make the device chadthrottle (ifb): not permitted"))

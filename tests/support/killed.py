@@ -27,7 +27,10 @@ __all__ = ["STEPS", "Killer", "count_steps", "killer"]
 
 STEPS: tuple[tuple[Any, str], ...] = (
     *((Links, name) for name in ("devices", "add_ifb", "set_up", "remove")),
-    *((TrafficControl, name) for name in ("make_htb", "has_htb", "set_class", "set_leaf", "remove_class")),
+    *(
+        (TrafficControl, name)
+        for name in ("make_htb", "has_htb", "set_class", "set_first_leaf", "set_bulk_leaf", "remove_class")
+    ),
     *((TrafficControl, name) for name in ("clsacts", "add_clsact", "remove_clsact", "filters", "waiting_bytes")),
     *((TrafficControl, name) for name in ("add_filter", "remove_filter")),
     *((records, name) for name in ("write", "forget")),

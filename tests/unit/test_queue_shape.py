@@ -38,11 +38,13 @@ def test_two_parts_make_the_whole(rate: QueuedRate) -> None:
 @given(rates)
 def test_what_waits_is_bounded_in_time(rate: QueuedRate) -> None:
     """A part is served at its own rate at least; below, by so few segments that TCP needs them."""
-    _, *parts = shape.classes(rate, SEGMENT)
-    for part, leaf in zip(parts, shape.leaves(rate, SEGMENT), strict=True):
-        assert leaf.parent == part.handle
-        assert leaf.limit_bytes >= 2 * SEGMENT
-        assert leaf.limit_bytes <= 3 * SEGMENT or leaf.limit_bytes / part.rate_bytes_per_s <= 0.0901
+    _, for_first, for_rest = shape.classes(rate, SEGMENT)
+    first, rest = shape.leaf_for_first(rate), shape.leaf_for_rest(rate, SEGMENT)
+    assert (first.parent, rest.parent) == (for_first.handle, for_rest.handle)
+    assert first.limit_packets >= 4
+    assert first.limit_packets == 4 or first.limit_packets * 128 / for_first.rate_bytes_per_s <= 0.1001
+    assert rest.limit_bytes >= 3 * SEGMENT
+    assert rest.limit_bytes == 3 * SEGMENT or rest.limit_bytes / for_rest.rate_bytes_per_s <= 0.1001
 
 
 @pytest.mark.parametrize("direction", ThrottleDirection)
@@ -52,7 +54,7 @@ def test_no_two_rules_share_a_class_or_a_leaf(direction: ThrottleDirection) -> N
     for number in range(1, THROTTLE_MAX_QUEUES + 1):
         for rate in QueuedRate(number, direction, 10**6), QueuedRate(number, other, 10**6):
             handles = [each.handle for each in shape.classes(rate, SEGMENT)]
-            handles += [each.handle for each in shape.leaves(rate, SEGMENT)]
+            handles += [shape.leaf_for_first(rate).handle, shape.leaf_for_rest(rate, SEGMENT).handle]
             assert not seen.intersection(handles)
             seen.update(handles)
     assert shape.ROOT not in seen

@@ -41,6 +41,8 @@ class Way:
     dropped_packets: int
     dropped_bytes: int
     marked_packets: int
+    queued_bytes: int = 0
+    """Of those passed: HTB holds them to the rate; they are charged only so that what comes past it has less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def look_at(rule: Rule, began_ns: int, ended_ns: int) -> Look:
             int(count.dropped_packets),
             int(count.dropped_bytes),
             int(count.marked_packets),
+            int(count.queued_bytes),
         )
         for count, direction in counts
     )
@@ -115,7 +118,7 @@ def _compare(before: Look, after: Look, direction: ThrottleDirection, commands: 
     rates = {one.rate, two.rate, *(rate for each in commands if (rate := each.rates[direction]) is not None)}
     if 0 in rates:
         return found  # unlimited at times: charged at times
-    passed = two.passed_bytes - one.passed_bytes
+    passed = two.passed_bytes - one.passed_bytes - (two.queued_bytes - one.queued_bytes)
     packets = two.passed_packets - one.passed_packets
     paid_ticks = two.until_ticks - one.until_ticks + packets * ROUNDING_TICKS
     # A command that lowers a rate lets pass what it likes until connections are paced (armed_ns). The time is read
@@ -123,7 +126,9 @@ def _compare(before: Look, after: Look, direction: ThrottleDirection, commands: 
     charged = before.armed and after.armed and not commands
     if charged and passed > paid_ticks * max(rates) // (TICKS_PER_NS * NS_PER_S) + CPUS * BUFFER_BYTES:
         found.append(f"{passed} bytes passed at {max(rates)} bytes/s at most, and {paid_ticks} ticks were charged")
-    allowed_ns = after.ended_ns - after.base_ns + BURST_NS + RESERVE_NS
+    # What a queue lets pass is charged up to twice the burst (ebpf/queued.bpf.h).
+    burst_ns = 2 * BURST_NS if two.queued_bytes > one.queued_bytes else BURST_NS
+    allowed_ns = after.ended_ns - after.base_ns + burst_ns + RESERVE_NS
     spared = (two.dropped_packets - one.dropped_packets) // MOST_REFUSALS
     extra_ns = (CPUS + spared) * BUFFER_BYTES * NS_PER_S // min(rates)
     if two.until_ticks > max(one.until_ticks, allowed_ns * TICKS_PER_NS) + extra_ns * TICKS_PER_NS:

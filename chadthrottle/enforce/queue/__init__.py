@@ -2,8 +2,8 @@
 
     device ── ingress: queue_download ──redirect──> IFB "chadthrottle", HTB c7ad:
     device ── egress:  queue_upload ────mirred────>  └ class of the rule and direction, at its rate
-                                                        ├ first: ACKs, DNS; before the others
-                                                        └ the rest; each a tbf, bounded in bytes, that takes GSO apart
+                                                        ├ first: ACKs, DNS; before the others, the newest of them
+                                                        └ the rest; a tbf, bounded in bytes, that takes GSO apart
 
 shape.py     rates as numbers of HTB and tbf
 records.py   the map `queues`: what was done to which device, written before it is done

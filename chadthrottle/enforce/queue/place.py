@@ -45,9 +45,11 @@ _PORTS = ("bridge", "bond", "team", "openvswitch")
 _LINK_HEADER_BYTES = 18
 _LEAST_MTU_BYTES = 1500
 
-# At this rate what waits in a class that is to be removed is gone in a moment.
+# At this rate what waits in a class is gone in a moment, once it has paid for what it sent last: HTB keeps debts as
+# time, which no new rate makes shorter, and a packet of 1514 bytes at 60 kbit/s is one of 200 ms.
 _DRAIN_BYTES_PER_S = 12_500_000_000
 _DRAIN_S = 0.002
+_DRAIN_MOST_S = 0.2
 
 
 class Place:
@@ -94,7 +96,8 @@ class Place:
             if record.ifindex:
                 self._detach(record)
         if mine is not None:
-            self._drain(mine.ifindex, (), self._tc.waiting_bytes(mine.ifindex))
+            waiting = self._tc.waiting_bytes(mine.ifindex)
+            self._drain(mine.ifindex, waiting, waiting)
             self._links.remove(mine.ifindex)
         records.forget(self._queues, Record(self.namespace, 0))
 
@@ -155,49 +158,73 @@ class Place:
         there = self._tc.waiting_bytes(own.is_queue)
         self._drop_classes(own.is_queue, wholes, there)
         for whole, rate in wholes.items():
-            if whole in there and rate.number not in changed:
-                continue
-            for each in shape.classes(rate, own.segment):
-                self._tc.set_class(
-                    own.is_queue,
-                    each.parent,
-                    each.handle,
-                    rate_bytes_per_s=each.rate_bytes_per_s,
-                    ceil_bytes_per_s=each.ceil_bytes_per_s,
-                    burst_bytes=each.burst_bytes,
-                    priority=each.priority,
-                )
-            for leaf in shape.leaves(rate, own.segment):
-                self._tc.set_leaf(
-                    own.is_queue,
-                    leaf.parent,
-                    leaf.handle,
-                    limit_bytes=leaf.limit_bytes,
-                    segment_bytes=leaf.segment_bytes,
-                )
+            if whole not in there:
+                self._set_rates(own, rate)
+                self._set_leaves(own, rate)
+            elif rate.number in changed:
+                # At a lower rate what waits already would take its time for seconds, and what comes meanwhile too.
+                room = shape.leaf_for_rest(rate, own.segment)
+                if there.get(room.parent, 0) > room.limit_bytes:
+                    self._drain(own.is_queue, [room.parent], there)
+                self._set_leaves(own, rate)
+                self._set_rates(own, rate)
+
+    def _set_rates(self, own: Record, rate: QueuedRate) -> None:
+        for each in shape.classes(rate, own.segment):
+            self._tc.set_class(
+                own.is_queue,
+                each.parent,
+                each.handle,
+                rate_bytes_per_s=each.rate_bytes_per_s,
+                ceil_bytes_per_s=each.ceil_bytes_per_s,
+                burst_bytes=each.burst_bytes,
+                priority=each.priority,
+            )
+
+    def _set_leaves(self, own: Record, rate: QueuedRate) -> None:
+        first, rest = shape.leaf_for_first(rate), shape.leaf_for_rest(rate, own.segment)
+        self._tc.set_first_leaf(own.is_queue, first.parent, first.handle, limit_packets=first.limit_packets)
+        self._tc.set_bulk_leaf(
+            own.is_queue,
+            rest.parent,
+            rest.handle,
+            limit_bytes=rest.limit_bytes,
+            segment_bytes=rest.segment_bytes,
+        )
 
     def _drop_classes(self, ifindex: int, wanted: Collection[int], there: Mapping[int, int]) -> None:
         """Those of other rules, and directions, than these wholes: after what waits in them has left."""
-        gone = self._drain(ifindex, wanted, there)
-        for each in gone:  # parts first: their parent is in use till then
+        gone = [each for each in there if shape.whole_of(each) not in wanted]
+        self._drain(ifindex, gone, there)
+        for each in sorted(gone, key=_is_whole):  # parts first: their parent is in use till then
             self._tc.remove_class(ifindex, each)
 
-    def _drain(self, ifindex: int, wanted: Collection[int], there: Mapping[int, int]) -> list[int]:
-        parts = [each for each in there if shape.whole_of(each) != each and shape.whole_of(each) not in wanted]
-        gone = [each for each in there if shape.whole_of(each) == each and each not in wanted]
-        for each in (*gone, *parts):
-            if there[each] or each in gone:
-                self._tc.set_class(
-                    ifindex,
-                    shape.ROOT if each in gone else shape.whole_of(each),
-                    each,
-                    rate_bytes_per_s=_DRAIN_BYTES_PER_S,
-                    ceil_bytes_per_s=_DRAIN_BYTES_PER_S,
-                    burst_bytes=_DRAIN_BYTES_PER_S // 1000,
-                )
-        if any(there[each] for each in parts):
+    def _drain(self, ifindex: int, handles: Iterable[int], there: Mapping[int, int]) -> None:
+        """What waits in these classes leaves soon. Their rates are to be set again."""
+        parts = [each for each in handles if there[each] and not _is_whole(each)]
+        if not parts:
+            return
+        for whole in {shape.whole_of(each) for each in parts}:
+            self._set_free(ifindex, shape.ROOT, whole)
+        for each in parts:
+            self._set_free(ifindex, shape.whole_of(each), each)
+        deadline = time.monotonic() + _DRAIN_MOST_S
+        time.sleep(_DRAIN_S)
+        while time.monotonic() < deadline:
+            waiting = self._tc.waiting_bytes(ifindex)
+            if not any(waiting.get(each) for each in parts):
+                return
             time.sleep(_DRAIN_S)
-        return [*parts, *gone]
+
+    def _set_free(self, ifindex: int, parent: int, handle: int) -> None:
+        self._tc.set_class(
+            ifindex,
+            parent,
+            handle,
+            rate_bytes_per_s=_DRAIN_BYTES_PER_S,
+            ceil_bytes_per_s=_DRAIN_BYTES_PER_S,
+            burst_bytes=_DRAIN_BYTES_PER_S // 1000,
+        )
 
     def _detach_the_rest(self, wanted: Iterable[Device], directions: Collection[ThrottleDirection]) -> None:
         """Devices that are gone, or are not to have a program any more, in either direction."""
@@ -364,6 +391,10 @@ class _Programs:
             spec = open_object(object_path("queue")).with_constants(constants)
             self._loaded = self._stack.enter_context(load(spec, reuse=self._lent)).programs
         return self._loaded[name]
+
+
+def _is_whole(handle: int) -> bool:
+    return shape.whole_of(handle) == handle
 
 
 def _is_queue(device: Device) -> bool:

@@ -1,4 +1,4 @@
-"""What a rule's rate means to HTB and tbf. Pure."""
+"""What a rule's rate means to HTB and the qdiscs in its classes. Pure."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -10,16 +10,34 @@ from chadthrottle.abi import (
     ThrottleDirection,
 )
 
-__all__ = ["ROOT", "HtbClass", "Leaf", "QueuedRate", "classes", "handle", "leaves", "owner_of", "whole_of", "wholes"]
+__all__ = [
+    "ROOT",
+    "BulkLeaf",
+    "FirstLeaf",
+    "HtbClass",
+    "QueuedRate",
+    "classes",
+    "handle",
+    "leaf_for_first",
+    "leaf_for_rest",
+    "owner_of",
+    "whole_of",
+    "wholes",
+]
 
 ROOT = THROTTLE_QUEUE_MAJOR << 16
 """The HTB's handle."""
 
-DELAY_NS = 90_000_000
-"""What the queue holds at most, in time at the rule's rate: with what is just being sent it stays below 100 ms."""
+# What goes first has a fifth of the rate for sure, and may use the rest if nobody else does: enough for the ACKs of an
+# upload that is ten times the limit. At a fifth of the rate it waits for 90 ms at most, and bulk at the rest for 100.
+_FIRST_PART = 5
+_FIRST_HELD_NS = 18_000_000
+_REST_HELD_NS = 80_000_000
 
-# Of the rate, what goes first has this part for sure, and may use the rest if nobody else does.
-_FIRST_PART = 10
+# What goes first is small, and held as so many packets: the oldest leave when there is no room, for the newest ACK says
+# all that those before it say.
+_FIRST_BYTES = 128
+_LEAST_PACKETS = 4
 
 # A class may send this much at once. HTB is woken by timers, which are late by tenths of a millisecond.
 _BURST_NS = 1_000_000
@@ -60,7 +78,15 @@ class HtbClass(NamedTuple):
     priority: int
 
 
-class Leaf(NamedTuple):
+class FirstLeaf(NamedTuple):
+    """A pfifo_head_drop in a class."""
+
+    parent: int
+    handle: int
+    limit_packets: int
+
+
+class BulkLeaf(NamedTuple):
     """A tbf in a class."""
 
     parent: int
@@ -92,16 +118,24 @@ def classes(rate: QueuedRate, segment_bytes: int) -> Iterator[HtbClass]:
     yield HtbClass(whole, rest, total - for_first, total, burst, 1)
 
 
-def leaves(rate: QueuedRate, segment_bytes: int) -> Iterator[Leaf]:
-    """What the two parts hold."""
-    _, first, rest = (handle(rate.number, which) for which in _CLASSES[rate.direction])
-    held = rate.bytes_per_s * DELAY_NS // _NS_PER_S
-    # A qdisc's handle is its major: the class's minor is one that nobody else has.
-    for_first = max(2 * segment_bytes, held // _FIRST_PART)
-    for_rest = max(_LEAST_SEGMENTS * segment_bytes, held - held // _FIRST_PART)
+def leaf_for_first(rate: QueuedRate) -> FirstLeaf:
+    """What holds ACKs and the like."""
+    parent = handle(rate.number, _CLASSES[rate.direction][1])
+    held_bytes = rate.bytes_per_s * _FIRST_HELD_NS // _NS_PER_S
+    return FirstLeaf(parent, _leaf_handle(parent), max(_LEAST_PACKETS, held_bytes // _FIRST_BYTES))
+
+
+def leaf_for_rest(rate: QueuedRate, segment_bytes: int) -> BulkLeaf:
+    """What holds the others."""
+    parent = handle(rate.number, _CLASSES[rate.direction][2])
+    held_bytes = rate.bytes_per_s * _REST_HELD_NS // _NS_PER_S
     longest = segment_bytes if rate.bytes_per_s < _WHOLE_BYTES_PER_S else _WHOLE_BYTES
-    yield Leaf(first, (first & 0xFFFF) << 16, for_first, longest)
-    yield Leaf(rest, (rest & 0xFFFF) << 16, for_rest, longest)
+    return BulkLeaf(parent, _leaf_handle(parent), max(_LEAST_SEGMENTS * segment_bytes, held_bytes), longest)
+
+
+def _leaf_handle(parent: int) -> int:
+    """A qdisc's handle is its major: the class's minor is one that nobody else has."""
+    return (parent & 0xFFFF) << 16
 
 
 def whole_of(class_handle: int) -> int:
