@@ -3,7 +3,7 @@
 import click
 
 from chadthrottle.cli.options import PidCommand
-from chadthrottle.cli.output import say
+from chadthrottle.cli.output import say, show
 from chadthrottle.cli.settings import common_options
 from chadthrottle.errors import UsageError
 from chadthrottle.model import Direction
@@ -33,3 +33,5 @@ def command(pids: tuple[str, ...], up: bool, down: bool, everything: bool) -> No
         say(f"PID {pid} released")
     if done.hooks_removed:
         say("nothing is limited; all hooks are removed")
+    for note in done.notes:
+        show(note)

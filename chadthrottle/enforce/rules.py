@@ -264,9 +264,9 @@ def expiry_in(duration_s: int | None) -> int:
     return 0 if duration_s is None else _now_ns() + duration_s * 1_000_000_000
 
 
-def sweep(hooks: Hooks) -> int:
-    """Remove what ended rules left: meters without a rule, rules that expired, queues and classes. How many rules there
-    were. Queues that stay are repaired, and attached to devices that have come.
+def sweep(hooks: Hooks) -> tuple[str, ...]:
+    """Remove what ended rules left: meters without a rule, rules that expired, queues and classes. Queues that stay are
+    repaired, and attached to devices that have come; what could not be repaired is told, in sentences.
     """
     forget_the_dead(hooks)
     gone = [rule.id for rule in all_rules(hooks) if rule.expired or not members(hooks, rule.id)]
@@ -274,8 +274,7 @@ def sweep(hooks: Hooks) -> int:
     gone += [int.from_bytes(key, "little") for key in list(hooks.meters.keys()) if key not in armed]
     for rule_id in gone:
         end(hooks, rule_id)
-    sweep_queues(hooks)
-    return len(gone)
+    return sweep_queues(hooks)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def listing(base: Path | None = None, *, repair: bool = False) -> Listing:
                 )
             queues = report(hooks)
             if repair and (queues.broken or queues.uncovered):
-                sweep(hooks)
+                notes += sweep(hooks)
                 queues = report(hooks)
             notes += _about_queues(found, queues)
             states = tuple(state(rule, hooks, at, children=rule.id in with_children, queues=queues) for rule in found)

@@ -23,6 +23,7 @@ class Released(NamedTuple):
     """Whose rules ended or changed."""
     hooks_removed: bool
     """Nothing of ours is in the kernel any more."""
+    notes: tuple[str, ...] = ()
 
 
 def release(
@@ -35,6 +36,7 @@ def release(
     """
     pins = hooks_module.pins_of_this_version(base)
     done: list[int] = []
+    notes: tuple[str, ...] = ()
     with pins.lock(create=False) as there:
         if not there:
             _require_none(pids)
@@ -43,7 +45,7 @@ def release(
         if _is_open(pins) and not (pids is None and hooks_module.is_incomplete(pins)):
             with hooks_module.open_pinned(pins) as hooks:
                 done = _release(hooks, pids, directions)
-                rules.sweep(hooks)
+                notes = rules.sweep(hooks)
                 idle = not any(rules.all_rules(hooks))
         else:
             _require_none(pids)
@@ -52,7 +54,7 @@ def release(
             for version in pins.versions():
                 hooks_module.disarm(pins, version)
             pins.remove_all()
-    return Released(tuple(done), hooks_removed=idle)
+    return Released(tuple(done), hooks_removed=idle, notes=notes)
 
 
 def release_identity(identity: Identity, base: Path | None = None) -> None:

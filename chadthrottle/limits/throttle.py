@@ -61,7 +61,7 @@ def set_limit(spec: RuleSpec, base: Path | None, *, holder: Identity | None) -> 
                     raise
         with hooks_module.open_pinned(pins) as hooks, ExitStack() as undo:
             _require_same_place(spec, hooks)
-            rules.sweep(hooks)
+            notes += rules.sweep(hooks)
             links = {}
             if holder is None:
                 hooks_module.pin_unpinned(pins)

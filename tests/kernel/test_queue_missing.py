@@ -12,7 +12,15 @@ from chadthrottle.errors import ChadthrottleError, KernelCannotError, NotPermitt
 from chadthrottle.model import Engine
 from chadthrottle.netlink import Links, TrafficControl
 from tests.support.network import Endpoint
-from tests.support.queued import goes_through_queue, notes, recorded, require_limited, traffic_control
+from tests.support.queued import (
+    DEVICE,
+    goes_through_queue,
+    ip,
+    notes,
+    recorded,
+    require_limited,
+    traffic_control,
+)
 from tests.support.throttled import Scene, scene
 
 
@@ -88,3 +96,23 @@ def test_queued_again_once_it_is_there(stage: Scene, monkeypatch: pytest.MonkeyP
     assert stage.throttle(program).notes == ()
     assert notes(stage) == []
     assert goes_through_queue(stage, program) == 1
+
+
+def test_what_cannot_be_repaired_keeps_nobody_else_from_a_limit(stage: Scene) -> None:
+    """Somebody took away the queue's device, and calls one of their own by its name."""
+    first, second = stage.start(), stage.start()
+    for each in first, second:
+        each.busy_download()
+    stage.throttle(first)
+    ip(stage.here, "link", "del", DEVICE)
+    ip(stage.here, "link", "add", DEVICE, "type", "dummy")
+    said = stage.throttle(second).notes
+    assert any("cannot be repaired" in each and "of another kind" in each for each in said)
+    assert any("policed, not queued" in each for each in said)
+    require_limited(stage, first)
+    require_limited(stage, second)
+    stage.release(first)
+    assert recorded(stage) == []
+    ip(stage.here, "link", "del", DEVICE)
+    assert stage.throttle(second).notes == ()
+    assert goes_through_queue(stage, second) == 1

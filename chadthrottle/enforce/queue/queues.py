@@ -88,20 +88,23 @@ def hold(
     return Held(number, directions, notes=tuple(notes))
 
 
-def sweep(hooks: "Hooks") -> None:
+def sweep(hooks: "Hooks") -> tuple[str, ...]:
     """Remove what no rule needs, repair what somebody broke, attach to devices that have come.
 
-    A queue that cannot be repaired is removed: its rules are policed then. Raises what kept it from being repaired.
+    A queue that cannot be repaired is removed: its rules are policed then, and that is what it returns, in sentences.
     """
     if not records.read(hooks.queues):
-        return
+        return ()
     rates = _rates(hooks)
-    if rates:
-        for outcome in _everywhere(hooks, NOWHERE, lambda place: _ensure_or_restore(hooks, place, rates, ())):
-            if isinstance(outcome, ChadthrottleError):
-                raise outcome
-    else:
+    if not rates:
         _remove_all(hooks.queues, hooks.pins.directory / "links")
+        return ()
+    outcomes = _everywhere(hooks, NOWHERE, lambda place: _ensure_or_restore(hooks, place, rates, ()))
+    return tuple(
+        f"A queue cannot be repaired, and what it held is policed: {each.message}."
+        for each in outcomes
+        if isinstance(each, ChadthrottleError)
+    )
 
 
 def remove_recorded(directory: Path) -> None:
