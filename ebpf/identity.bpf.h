@@ -6,7 +6,7 @@
  *   socket there      iter/task_file walks the open files of limited processes        ├─> tag
  *   socket accepted   inherits its listener's tag (BPF_F_CLONE)                        │
  *   MPTCP subflow     made by the kernel: tp_btf/inet_sock_set_state in connect() and  │
- *                     listen(); its packets ask whose the MPTCP socket is              │
+ *                     listen(); its packets and iter/tcp ask whose its owner is        │
  *   socket used       tp_btf/sock_send_length, sock_recv_length: received over AF_UNIX,│
  *                     or accepted from a queue that is older than the rule            ─┘
  *

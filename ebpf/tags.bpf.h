@@ -49,9 +49,12 @@ struct dst_entry {
 	struct net_device *dev;
 } __core;
 
+struct socket;
+
 struct sock {
 	struct sock_common __sk_common;
 	struct dst_entry *sk_dst_cache;
+	struct socket *sk_socket;
 } __core;
 
 struct socket {
@@ -184,6 +187,20 @@ static __always_inline struct throttle_tag *tag_of_socket(struct bpf_sock *sk)
 	struct throttle_tag *owner = tag_of_mptcp(sk);
 
 	return owner ? tag_socket(sk, owner->rule) : bpf_sk_storage_get(&tags, sk, NULL, 0);
+}
+
+/*
+ * The tag of a connection that a walk comes by, for which no packet may have asked yet. A subflow has the struct socket of
+ * its MPTCP socket (Linux 5.12), any other TCP socket one of its own or none. The owner lives as long as the walk holds the
+ * subflow's lock, under which __mptcp_close() takes sk_socket away.
+ */
+static __always_inline struct throttle_tag *tag_of_open_socket(struct tcp_sock *tcp)
+{
+	struct socket *socket = ((struct sock *)tcp)->sk_socket;
+	struct sock *owner = socket ? socket->sk : NULL;
+	struct throttle_tag *tag = owner ? bpf_sk_storage_get(&tags, owner, NULL, 0) : NULL;
+
+	return tag ? tag_socket(tcp, tag->rule) : bpf_sk_storage_get(&tags, tcp, NULL, 0);
 }
 
 #endif

@@ -87,7 +87,7 @@ static __always_inline void pace_open_connection(struct sock_common *common)
 
 	if (!tcp)
 		return;
-	tag = bpf_sk_storage_get(&tags, tcp, NULL, 0);
+	tag = tag_of_open_socket(tcp);
 	if (!tag)
 		return;
 	meter = pacing_meter(tcp, tag, now);

@@ -3,8 +3,10 @@
 A limited transfer moves less than 1.6 of its limit, an unlimited one more than five times as much.
 """
 
+import functools
 import os
 import resource
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from chadthrottle import limits
-from chadthrottle.abi import ThrottleDirection, ThrottleProcess
+from chadthrottle.abi import ThrottleDirection, ThrottleMeter, ThrottleProcess
 from chadthrottle.enforce import hooks as hooks_module
 from chadthrottle.enforce.hooks import open_pinned, pins_of_this_version
 from chadthrottle.errors import KernelCannotError
@@ -275,6 +277,52 @@ def test_mptcp_listener(when: str, stage: Scene, program: Program) -> None:
     client.do("receive_on('c')")
     time.sleep(0.5)
     assert_limited(lambda: client.received("c"))
+
+
+@pytest.mark.parametrize("subflows", [1, 2])
+@pytest.mark.parametrize("made_by", ["connect", "accept"])
+def test_running_mptcp_upload_is_paced(made_by: str, subflows: int, stage: Scene, program: Program) -> None:
+    """Its subflows are known when the rule is made: else the bucket alone holds them, and drops thousands here."""
+    here, there = stage.here, stage.peer.endpoint
+    if subflows == 2:
+        _ask_for_two_subflows(*((here, there) if made_by == "connect" else (there, here)))
+    if made_by == "connect":
+        program.connect("up", SINK + MPTCP, protocol=IPPROTO_MPTCP)
+        arrived = program.sent
+    else:
+        client = stage.start(there)
+        program.do(f"listen('listener', socket.AF_INET, {here.ipv4!r}, 7000, {IPPROTO_MPTCP})")
+        client.do(f"connect('c', socket.AF_INET, socket.SOCK_STREAM, {here.ipv4!r}, 7000, {IPPROTO_MPTCP})")
+        client.do("receive_on('c')")
+        program.do("accept('listener', 'up')")
+        arrived = functools.partial(client.received, "c")
+    program.do("send_on('up')")
+    assert_unlimited(arrived)
+    stage.throttle(program, 2 * LIMIT, None)
+    time.sleep(1)
+
+    def meter() -> ThrottleMeter:
+        (rule,) = stage.rules()
+        return rule.meter
+
+    # By what passed: MPTCP may send again on one subflow what waits in the other's queue.
+    assert 0.7 < rate(lambda: meter().count[UP].passed_bytes, 3) / (2 * LIMIT) < 1.15
+    assert meter().count[UP].dropped_packets < 500
+    assert meter().sending == subflows
+    stage.release(program)
+    assert_unlimited(arrived)
+
+
+def _ask_for_two_subflows(client: Endpoint, server: Endpoint) -> None:
+    """Of each MPTCP connection from one to the other."""
+    second = "10.213.7.77"
+    for namespace, words in (
+        (server.namespace, "mptcp limits set subflows 1"),
+        (client.namespace, "mptcp limits set subflows 1"),
+        (client.namespace, f"address add {second}/24 dev {client.device}"),
+        (client.namespace, f"mptcp endpoint add {second} dev {client.device} subflow"),
+    ):
+        subprocess.run(["ip", "-n", namespace, *words.split()], check=True)
 
 
 def _skip_without_passing(stage: Scene) -> None:
