@@ -105,7 +105,7 @@ def test_what_cannot_be_repaired_keeps_nobody_else_from_a_limit(stage: Scene) ->
         each.busy_download()
     stage.throttle(first)
     ip(stage.here, "link", "del", DEVICE)
-    ip(stage.here, "link", "add", DEVICE, "type", "dummy")
+    ip(stage.here, "link", "add", DEVICE, "type", "veth", "peer", "name", "other")
     said = stage.throttle(second).notes
     assert any("cannot be repaired" in each and "of another kind" in each for each in said)
     assert any("policed, not queued" in each for each in said)
