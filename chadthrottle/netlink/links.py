@@ -1,6 +1,8 @@
 """Devices of a network namespace: made, given addresses, set up."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from chadthrottle.netlink.errors import told
 from chadthrottle.netlink.messages import Message
@@ -54,6 +56,7 @@ class Links(Route):
 
     def add_ifb(self, name: str) -> int:
         """Make an IFB device; its index."""
+        _load_ifb()
         with told(f"make the device {name} (ifb)"):
             self._route.link("add", ifname=name, kind="ifb")
         (index,) = self._route.link_lookup(ifname=name)
@@ -66,6 +69,20 @@ class Links(Route):
     def remove(self, ifindex: int) -> None:
         with told(f"remove device {ifindex}"):
             self._route.link("del", index=ifindex)
+
+
+def _load_ifb() -> None:
+    """A module `ifb` that the kernel loads for the first such device makes ifb0 and ifb1, too, in the machine's own
+    namespace, and they stay. Where it is loaded or built in already, or cannot be loaded, nothing happens.
+    """
+    # Only here: a queue is made once, and subprocess costs as much as the rest of netlink.
+    import subprocess
+
+    with suppress(OSError):
+        program = Path("/proc/sys/kernel/modprobe").read_text(encoding="utf-8").strip()
+        if program:
+            words = (program, "-q", "--", "ifb", "numifbs=0")
+            subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 
 def _device(message: Message) -> Device:

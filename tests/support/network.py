@@ -13,9 +13,6 @@ from pathlib import Path
 PREFIX = "ct-test-"
 NAMESPACES = Path("/run/netns")
 
-# The module ifb makes them as soon as somebody wants an IFB; they stay.
-MADE_BY_MODULES = {"ifb0", "ifb1"}
-
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 
 _numbers = itertools.count()
@@ -82,7 +79,7 @@ def veth_pair() -> Iterator[tuple[Endpoint, Endpoint]]:
 def leftover_network() -> set[str]:
     """Test namespaces, of whichever process, and the devices of this one."""
     namespaces = {f"namespace {path.name}" for path in NAMESPACES.glob(f"{PREFIX}*")}
-    devices = {path.name for path in Path("/sys/class/net").iterdir()} - MADE_BY_MODULES
+    devices = {path.name for path in Path("/sys/class/net").iterdir()}
     return namespaces | {f"device {name}" for name in devices}
 
 
