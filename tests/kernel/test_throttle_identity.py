@@ -22,7 +22,7 @@ from chadthrottle.model import Direction
 from chadthrottle.procs import NoSuchProcessError
 from tests.support.needs import lacking
 from tests.support.network import Endpoint
-from tests.support.patience import patient
+from tests.support.patience import FACTOR, patient
 from tests.support.throttled import IPPROTO_MPTCP, LIMIT, MPTCP, SINK, SINK_UDP, SOURCE, Program, Scene, scene
 
 UP, DOWN = ThrottleDirection.UP, ThrottleDirection.DOWN
@@ -299,14 +299,15 @@ def test_running_mptcp_upload_is_paced(made_by: str, subflows: int, stage: Scene
     program.do("send_on('up')")
     assert_unlimited(arrived)
     stage.throttle(program, 2 * LIMIT, None)
-    time.sleep(1)
+    time.sleep(0.5)
 
     def meter() -> ThrottleMeter:
         (rule,) = stage.rules()
         return rule.meter
 
     # By what passed: MPTCP may send again on one subflow what waits in the other's queue.
-    assert 0.7 < rate(lambda: meter().count[UP].passed_bytes, 3) / (2 * LIMIT) < 1.15
+    least = 0.7 if FACTOR == 1 else 0.5  # a segment of 64 KiB is an eighth of a second there
+    assert least < rate(lambda: meter().count[UP].passed_bytes, 1.5) / (2 * LIMIT) < 1.15
     assert meter().count[UP].dropped_packets < 500
     assert meter().sending == subflows
     stage.release(program)
