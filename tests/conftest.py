@@ -21,6 +21,7 @@ from tests.support.kernel_lock import kernel_lock
 from tests.support.leftovers import Machine
 from tests.support.network import Endpoint, entered_namespace, lonely_namespace, veth_pair
 from tests.support.objects import build_objects, built_objects
+from tests.support.throttled import Scene, scene
 
 REQUIRE_KERNEL_TESTS = "CHADTHROTTLE_REQUIRE_KERNEL_TESTS"
 TEST_OBJECTS = "CHADTHROTTLE_TEST_OBJECTS"
@@ -125,6 +126,13 @@ def netns_pair() -> Iterator[tuple[Endpoint, Endpoint]]:
     """Two network namespaces connected by a veth, with IPv4 and IPv6 addresses."""
     with veth_pair() as pair:
         yield pair
+
+
+@pytest.fixture
+def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
+    """Programs that do as told in a cgroup of their own, a peer, and the commands that limit them."""
+    with scene(netns_pair, leaf_cgroup, bpffs) as made:
+        yield made
 
 
 @pytest.fixture
