@@ -27,4 +27,4 @@ def test_a_running_download_is_queued(ipv6: bool, stage: Scene) -> None:
     stage.release(program)
     assert "chadthrottle" not in subprocess.check_output(["ip", "-n", stage.here.namespace, "link"], text=True)
     assert tc(stage.here, "filter", "show", "dev", stage.here.device, "ingress") == ""
-    assert gets_faster(program.received, 4 * LIMIT, 0.2, seconds=1)
+    assert gets_faster(program.received, 4 * LIMIT, 1.1, seconds=1)
