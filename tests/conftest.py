@@ -18,9 +18,10 @@ from tests.support.bpffs import mount_bpffs, unmount_bpffs
 from tests.support.cgroups import cgroup2_root, make_cgroup, remove_cgroup
 from tests.support.command import Command
 from tests.support.kernel_lock import kernel_lock
-from tests.support.leftovers import Machine
+from tests.support.leftovers import Dying, Machine
 from tests.support.network import Endpoint, entered_namespace, lonely_namespace, veth_pair
 from tests.support.objects import build_objects, built_objects
+from tests.support.throttled import Scene, scene
 
 REQUIRE_KERNEL_TESTS = "CHADTHROTTLE_REQUIRE_KERNEL_TESTS"
 TEST_OBJECTS = "CHADTHROTTLE_TEST_OBJECTS"
@@ -72,6 +73,14 @@ def alone_on_this_machine() -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def dying(alone_on_this_machine: str) -> Iterator[Dying]:  # noqa: ARG001 # nobody else's are seen
+    """What the kernel has yet to free. What it does not free in time fails a later test, or the last one."""
+    made = Dying()
+    yield made
+    _assert_nothing(made.rest())
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Of a kernel test: no program, map, BTF object, link, pin, cgroup, namespace or device."""
@@ -81,11 +90,16 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.skip(f"needs root, runs as uid {os.geteuid()}")
     namespace = request.getfixturevalue("alone_on_this_machine")
+    dying: Dying = request.getfixturevalue("dying")
     before = Machine.now()
+    _assert_nothing(dying.overdue(before))
     with entered_namespace(namespace):
         yield
-    additions = before.additions()
-    assert not additions, "left behind:\n  " + "\n  ".join(additions)
+    _assert_nothing(dying.after(request.node.nodeid, before))
+
+
+def _assert_nothing(left: list[str]) -> None:
+    assert not left, "left behind:\n  " + "\n  ".join(left)
 
 
 @pytest.fixture
@@ -125,6 +139,13 @@ def netns_pair() -> Iterator[tuple[Endpoint, Endpoint]]:
     """Two network namespaces connected by a veth, with IPv4 and IPv6 addresses."""
     with veth_pair() as pair:
         yield pair
+
+
+@pytest.fixture
+def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
+    """Programs that do as told in a cgroup of their own, a peer, and the commands that limit them."""
+    with scene(netns_pair, leaf_cgroup, bpffs) as made:
+        yield made
 
 
 @pytest.fixture

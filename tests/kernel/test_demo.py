@@ -163,7 +163,7 @@ def test_killed_in_the_middle_it_leaves_an_empty_cgroup_that_the_next_run_remove
     for path in others:
         path.mkdir()
     try:
-        result = run_demo()
+        result = run_demo("--seconds", "3")
         assert result.returncode == 0, result.stderr
         assert f"{cgroup.name}, left by a run that was killed" in result.stdout
         assert not cgroup.exists()

@@ -1,12 +1,8 @@
 """Devices that come and go while a download is queued, ours among them."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from chadthrottle import limits
-from tests.support.network import Endpoint
 from tests.support.queued import (
     DEVICE,
     attached_devices,
@@ -15,20 +11,13 @@ from tests.support.queued import (
     ip,
     join,
     notes,
-    rate,
     recorded,
     require_limited,
     require_queued,
     tc,
-    within,
 )
-from tests.support.throttled import LIMIT, Scene, scene
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
+from tests.support.rates import gets_faster
+from tests.support.throttled import LIMIT, Scene
 
 
 def said(stage: Scene) -> str:
@@ -109,7 +98,7 @@ def test_ifb_set_down_is_told_of_and_repaired(stage: Scene) -> None:
     assert "set it down" in said(stage)
     limits.listing(stage.base, repair=True)
     assert "set it down" not in said(stage)
-    assert within(3, lambda: rate(program.received, 0.3) > 0.5 * LIMIT)
+    assert gets_faster(program.received, 0.5 * LIMIT, 3)
     require_queued(stage, program)
 
 

@@ -1,33 +1,23 @@
 """Which engine a limit has, and uploads that are queued."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from chadthrottle.abi import ThrottleDirection
 from chadthrottle.limits import Throttled
 from chadthrottle.model import Direction, Engine
-from tests.support.network import Endpoint
 from tests.support.queued import (
     goes_through_queue,
     join,
     notes,
-    rate,
     recorded,
     require_limited,
     require_queued,
+    require_queued_upload,
     require_rate,
     traffic_control,
-    within,
 )
-from tests.support.throttled import LIMIT, SINK, Scene, scene
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
+from tests.support.rates import gets_faster
+from tests.support.throttled import LIMIT, SINK, Scene
 
 
 def engines(done: Throttled) -> tuple[Engine, Engine]:
@@ -72,11 +62,10 @@ def test_queued_upload(udp: bool, ipv6: bool, stage: Scene) -> None:
     done = stage.throttle(program, engine=Engine.QUEUE)
     assert done.notes == ()
     assert engines(done) == (Engine.QUEUE, Engine.QUEUE)
-    require_rate(program.sent)
-    assert goes_through_queue(stage, program, ThrottleDirection.UP) > 0.95
+    require_queued_upload(stage, program)
     stage.release(program)
     assert traffic_control(stage.here) == nothing
-    assert within(3, lambda: rate(program.sent, 0.3) > 3 * LIMIT)
+    assert gets_faster(program.sent, 3 * LIMIT, 3)
 
 
 def test_released_upload_leaves_the_download_queued(stage: Scene) -> None:
@@ -86,7 +75,7 @@ def test_released_upload_leaves_the_download_queued(stage: Scene) -> None:
     stage.throttle(program, engine=Engine.QUEUE)
     stage.release(program, directions=frozenset({Direction.UP}))
     assert not any(each.by_filter & 1 << ThrottleDirection.UP for each in recorded(stage))
-    assert within(3, lambda: rate(program.sent, 0.3) > 3 * LIMIT)
+    assert gets_faster(program.sent, 3 * LIMIT, 3)
     require_queued(stage, program)
 
 
@@ -99,5 +88,4 @@ def test_queued_upload_through_a_device_that_came_later(stage: Scene) -> None:
     require_rate(program.sent, 0.2 * LIMIT, 1.2 * LIMIT)
     assert goes_through_queue(stage, program, ThrottleDirection.UP) < 0.1
     stage.throttle(stage.start())
-    require_rate(program.sent)
-    assert goes_through_queue(stage, program, ThrottleDirection.UP) > 0.95
+    require_queued_upload(stage, program)

@@ -1,42 +1,28 @@
 """Commands that fail, or are killed, at any step of a queue's making or removal."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from chadthrottle.errors import KernelCannotError
 from chadthrottle.model import Engine
 from tests.support.killed import count_steps, killer
-from tests.support.network import Endpoint
-from tests.support.queued import goes_through_queue, rate, recorded, require_queued, tc, traffic_control, within
-from tests.support.throttled import LIMIT, Program, Scene, scene
+from tests.support.queued import (
+    goes_through_queue,
+    recorded,
+    require_free,
+    require_queued,
+    traffic_control,
+    users_clsact,
+)
+from tests.support.throttled import LIMIT, Scene
 
 MOST_STEPS = 200
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
-
-
-def users_clsact(stage: Scene) -> None:
-    """With a filter, so that ours is one too."""
-    tc(stage.here, "qdisc", "add", "dev", "veth0", "clsact")
-    match = ("u32", "match", "ip", "protocol", "132", "0xff", "classid", "1:1")
-    tc(stage.here, "filter", "add", "dev", "veth0", "ingress", "prio", "20", "protocol", "ip", *match)
-
-
-def require_free(program: Program) -> None:
-    assert within(3, lambda: rate(program.received, 0.2) > 3 * LIMIT)
 
 
 @pytest.mark.parametrize("clsact", [False, True], ids=["tcx", "clsact"])
 def test_throttle_killed_at_every_step(clsact: bool, stage: Scene) -> None:
     """Whatever comes next, throttle or release, finds what it left."""
     if clsact:
-        users_clsact(stage)
+        users_clsact(stage.here)
     before = traffic_control(stage.here)
     program = stage.start()
     program.busy_download()
@@ -99,7 +85,7 @@ def fail(name: str) -> None:
 def test_failing_at_any_step_auto_polices(clsact: bool, stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """And says so, and leaves nothing of a queue."""
     if clsact:
-        users_clsact(stage)
+        users_clsact(stage.here)
     before = traffic_control(stage.here)
     program = stage.start()
     for step in range(1, MOST_STEPS):

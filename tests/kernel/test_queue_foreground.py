@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.network import Endpoint
 from tests.support.patience import patient
-from tests.support.queued import DEVICE, goes_through_queue, ip, rate, traffic_control, within
-from tests.support.throttled import LIMIT, PROJECT, Program, Scene, scene
+from tests.support.queued import DEVICE, goes_through_queue, ip, require_free, traffic_control
+from tests.support.rates import within
+from tests.support.throttled import LIMIT, PROJECT, Program, Scene
 
 COMMAND = """if True:
     import sys
@@ -26,12 +26,6 @@ COMMAND = """if True:
     spec = RuleSpec(process=process, rate_up_bytes_per_s=None, rate_down_bytes_per_s=int(rate), at=AttachPoint(at))
     hold(spec, lambda done: print("limited", flush=True), Path(base))
 """
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
 
 
 @contextmanager
@@ -51,10 +45,6 @@ def held(stage: Scene, program: Program) -> Iterator["subprocess.Popen[str]"]:
 def guard_of(process: "subprocess.Popen[str]") -> int:
     (pid,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split())
     return pid
-
-
-def require_free(program: Program) -> None:
-    assert within(3, lambda: rate(program.received, 0.2) > 3 * LIMIT)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])

@@ -2,9 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -13,18 +11,11 @@ from chadthrottle.enforce import rules
 from chadthrottle.enforce.queue import queues
 from chadthrottle.errors import KernelCannotError
 from chadthrottle.model import Engine
-from tests.support.network import Endpoint
 from tests.support.patience import FACTOR, patient
 from tests.support.queued import classes, notes, require_limited, traffic_control
-from tests.support.throttled import LIMIT, Scene, scene
+from tests.support.throttled import LIMIT, Scene
 
 RULES = 200 if FACTOR == 1 else 40
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
 
 
 def test_hundreds_of_rules_have_a_class_each(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

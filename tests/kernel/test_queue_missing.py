@@ -1,7 +1,6 @@
 """What a queue takes and a machine may lack: the limit is policed then, `throttle` and `list` say why."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from chadthrottle.enforce.queue import place
 from chadthrottle.errors import ChadthrottleError, KernelCannotError, NotPermittedError
 from chadthrottle.model import Engine
 from chadthrottle.netlink import Links, TrafficControl
-from tests.support.network import Endpoint
 from tests.support.queued import (
     DEVICE,
     goes_through_queue,
@@ -21,13 +19,7 @@ from tests.support.queued import (
     require_limited,
     traffic_control,
 )
-from tests.support.throttled import Scene, scene
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
+from tests.support.throttled import Scene
 
 
 def refuse(error: Callable[[], ChadthrottleError]) -> Callable[..., Any]:

@@ -1,10 +1,7 @@
 """Queues in other network namespaces than the command's: one each, gone with its namespace."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-
-import pytest
 
 from tests.support.network import Endpoint, veth_pair
 from tests.support.queued import (
@@ -16,15 +13,9 @@ from tests.support.queued import (
     require_queued,
     require_rate,
     traffic_control,
-    within,
 )
-from tests.support.throttled import LIMIT, Peer, Program, Scene, scene
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
+from tests.support.rates import within
+from tests.support.throttled import LIMIT, Peer, Program, Scene
 
 
 def inode_of(program: Program) -> int:

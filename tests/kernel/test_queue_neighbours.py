@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -25,21 +24,17 @@ from tests.support.queued import (
     require_queued,
     tc,
     traffic_control,
-    within,
+    unmatched_filter,
+    users_clsact,
 )
-from tests.support.throttled import Scene, scene
+from tests.support.rates import within
+from tests.support.throttled import Scene
 
 MAP_TYPE_ARRAY = 2
 BPF_PSEUDO_MAP_FD = 1
 BPF_FUNC_map_lookup_elem = 1  # as include/uapi/linux/bpf.h spells it
 UNSPEC = -1
 """TCX_NEXT for a tcx program, TC_ACT_UNSPEC for a filter: the next one decides."""
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
 
 
 @dataclass
@@ -103,19 +98,8 @@ def see_every_datagram(stage: Scene, *counters: Counter) -> None:
     stage.release(program)
 
 
-def clsact(endpoint: Endpoint) -> None:
-    tc(endpoint, "qdisc", "add", "dev", "veth0", "clsact")
-
-
-def u32(endpoint: Endpoint) -> None:
-    """A filter that no packet here matches."""
-    match = ("u32", "match", "ip", "protocol", "132", "0xff", "classid", "1:1")
-    tc(endpoint, "filter", "add", "dev", "veth0", "ingress", "prio", "20", "protocol", "ip", *match)
-
-
 def test_filters_before_ours_see_every_packet(stage: Scene) -> None:
-    clsact(stage.here)
-    u32(stage.here)
+    users_clsact(stage.here)
     with (
         users_filter(stage.here, CLSACT_INGRESS, 10) as first,
         users_filter(stage.here, CLSACT_INGRESS, 0xFFFE) as last,
@@ -126,7 +110,7 @@ def test_filters_before_ours_see_every_packet(stage: Scene) -> None:
 
 
 def test_filters_added_after_ours_see_every_packet(stage: Scene) -> None:
-    clsact(stage.here)
+    tc(stage.here, "qdisc", "add", "dev", "veth0", "clsact")
     with users_filter(stage.here, CLSACT_INGRESS, 10):
         stage.throttle(stage.start())
         with users_filter(stage.here, CLSACT_INGRESS, 20) as late:
@@ -138,7 +122,7 @@ def test_tcx_gives_way_to_a_filter_that_came_later(stage: Scene) -> None:
     stage.throttle(stage.start())
     if not links_pinned(stage):
         pytest.skip("needs tcx")
-    clsact(stage.here)
+    tc(stage.here, "qdisc", "add", "dev", "veth0", "clsact")
     with users_filter(stage.here, CLSACT_INGRESS, 10) as late:
         see_every_datagram(stage, late)
         assert not links_pinned(stage)
@@ -169,8 +153,7 @@ def test_other_tcx_programs_see_every_packet(stage: Scene) -> None:
 def test_everything_is_as_it_was(stage: Scene) -> None:
     tc(stage.here, "qdisc", "add", "dev", "veth0", "root", "handle", "1:", "htb")
     tc(stage.here, "class", "add", "dev", "veth0", "parent", "1:", "classid", "1:1", "htb", "rate", "1gbit")
-    clsact(stage.here)
-    u32(stage.here)
+    users_clsact(stage.here)
     with users_filter(stage.here, CLSACT_EGRESS, 7):
         before = traffic_control(stage.here)
         program = stage.start()
@@ -183,7 +166,7 @@ def test_everything_is_as_it_was(stage: Scene) -> None:
 
 def test_the_older_ingress_qdisc_stays(stage: Scene) -> None:
     tc(stage.here, "qdisc", "add", "dev", "veth0", "ingress")
-    u32(stage.here)
+    unmatched_filter(stage.here)
     before = traffic_control(stage.here)
     program = stage.start()
     program.busy_download()
@@ -217,8 +200,7 @@ def test_own_clsact_stays_while_others_use_it(stage: Scene, monkeypatch: pytest.
 
 def test_filters_removed_by_hand_are_put_back(stage: Scene) -> None:
     """With all of clsact: what is limited is policed until the next command."""
-    clsact(stage.here)
-    u32(stage.here)
+    users_clsact(stage.here)
     program = stage.start()
     program.busy_download()
     stage.throttle(program)

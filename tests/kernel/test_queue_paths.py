@@ -5,7 +5,6 @@ import select
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -20,15 +19,9 @@ from tests.support.queued import (
     ip,
     receive_datagrams,
     require_queued,
-    within,
 )
-from tests.support.throttled import LIMIT, Program, Scene, scene
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
+from tests.support.rates import within
+from tests.support.throttled import LIMIT, Program, Scene
 
 
 @contextmanager

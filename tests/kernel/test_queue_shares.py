@@ -2,24 +2,16 @@
 
 import statistics
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-from tests.support.network import Endpoint
 from tests.support.patience import FACTOR
-from tests.support.queued import datagrams, goes_through_queue, rate, receive_datagrams, require_rate, within
-from tests.support.throttled import LIMIT, Program, Scene, scene
+from tests.support.queued import datagrams, goes_through_queue, receive_datagrams, require_rate
+from tests.support.rates import gets_faster
+from tests.support.throttled import LIMIT, Program, Scene
 
 DNS = 53
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
 
 
 def test_two_limits_and_none(stage: Scene) -> None:
@@ -32,7 +24,7 @@ def test_two_limits_and_none(stage: Scene) -> None:
     for _ in range(2):
         require_rate(slow.received, 0.6 * LIMIT / 4, 1.15 * LIMIT / 4)
         require_rate(fast.received, 0.7 * LIMIT * 2.5, 1.1 * LIMIT * 2.5)
-        assert within(3, lambda: rate(free.received, 0.5) > 10 * LIMIT)
+        assert gets_faster(free.received, 10 * LIMIT, 3, seconds=0.5)
 
 
 def test_connections_of_one_program_share(stage: Scene) -> None:

@@ -3,24 +3,17 @@
 import re
 import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.network import Endpoint
-from tests.support.queued import DEVICE, rate, tc, within
-from tests.support.throttled import LIMIT, Program, Scene, scene
+from tests.support.queued import DEVICE, tc
+from tests.support.rates import rate, within
+from tests.support.throttled import LIMIT, Program, Scene
 
 SLOW = 20_000
 SEGMENT = 1514
 BURST = 40
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
 
 
 @pytest.fixture

@@ -1,28 +1,11 @@
 """Whatever a limited program downloads by: its socket is found, or it is policed."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from chadthrottle.abi import ThrottleDirection
-from tests.support.network import Endpoint
-from tests.support.queued import (
-    datagrams,
-    goes_through_queue,
-    rate,
-    receive_datagrams,
-    require_queued,
-    require_rate,
-    within,
-)
-from tests.support.throttled import IPPROTO_MPTCP, LIMIT, MPTCP, SINK, SOURCE, Scene, scene
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
+from tests.support.queued import datagrams, goes_through_queue, receive_datagrams, require_queued, require_rate
+from tests.support.rates import gets_faster
+from tests.support.throttled import IPPROTO_MPTCP, LIMIT, MPTCP, SINK, SOURCE, Scene
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "unconnected"])
@@ -31,8 +14,7 @@ def test_udp(connected: bool, stage: Scene) -> None:
     receive_datagrams(program, "down", 6000, connected_to=(stage.peer.endpoint.ipv4, 6100) if connected else None)
     stage.throttle(program)
     with datagrams(stage.peer.endpoint, 6100, (stage.here.ipv4, 6000), 1200):
-        require_rate(program.received)
-        assert goes_through_queue(stage, program) == 1
+        require_queued(stage, program)
 
 
 def test_udp_over_ipv6(stage: Scene) -> None:
@@ -41,8 +23,7 @@ def test_udp_over_ipv6(stage: Scene) -> None:
     program.do("sockets['down'].bind(('::', 6000)); receive_on('down')")
     stage.throttle(program)
     stage.peer.flood(stage.here.ipv6, 6000)
-    require_rate(program.received)
-    assert goes_through_queue(stage, program) == 1
+    require_queued(stage, program)
 
 
 def test_fragments_are_policed(stage: Scene) -> None:
@@ -128,7 +109,7 @@ def test_neighbours_packets_are_not_queued(stage: Scene) -> None:
     program.busy_download()
     stage.throttle(program)
     neighbour.busy_download()
-    assert within(2, lambda: rate(neighbour.received, 0.3) > 3 * LIMIT)
+    assert gets_faster(neighbour.received, 3 * LIMIT, 2)
 
 
 def test_acknowledgements_of_an_upload_come_through(stage: Scene) -> None:
@@ -138,5 +119,5 @@ def test_acknowledgements_of_an_upload_come_through(stage: Scene) -> None:
     program.busy_download()
     program.connect("up", SINK)
     program.do("send_on('up')")
-    assert within(3, lambda: rate(program.sent, 0.3) > LIMIT)
+    assert gets_faster(program.sent, LIMIT, 3)
     assert stage.passed(program, ThrottleDirection.DOWN) > 0

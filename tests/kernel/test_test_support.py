@@ -2,13 +2,18 @@
 
 import subprocess
 import sys
+import time
+from functools import partialmethod
 from pathlib import Path
+
+import pytest
 
 from chadthrottle.bpf.cgroup_link import attach_cgroup
 from chadthrottle.bpf.constants import AttachType
+from tests.support import leftovers
 from tests.support import raw_programs as raw
 from tests.support.cgroups import PREFIX, make_cgroup, remove_cgroup
-from tests.support.leftovers import Machine
+from tests.support.leftovers import Dying, Machine
 from tests.support.network import Endpoint
 from tests.support.patience import patient
 
@@ -27,6 +32,31 @@ def test_what_is_left_behind_is_named(leaf_cgroup: Path, bpffs: Path) -> None:
             ]
             link.unpin()
     assert before.additions() == []
+
+
+def test_what_is_not_freed_in_time_is_told_of_its_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "PATIENCE_SECONDS", 0.05)
+    dying, before = Dying(), Machine.now()
+    with raw.load_for(AttachType.BPF_CGROUP_INET_EGRESS, name="leak") as program:
+        assert dying.after("test_a", before) == []
+        assert dying.overdue(Machine.now()) == [], "it has its time"
+        told = [f'program {program.info().id} "leak" of type 8, by test_a']
+        time.sleep(0.1)
+        assert dying.overdue(Machine.now()) == told
+        assert dying.after("test_a", before) == []
+        assert dying.rest() == told
+        assert dying.after("test_b", before) == []
+    assert before.additions() == []
+    assert dying.rest() == []
+
+
+def test_a_pin_is_told_at_once(bpffs: Path) -> None:
+    dying, before = Dying(), Machine.now()
+    with raw.load_for(AttachType.BPF_CGROUP_INET_EGRESS) as program:
+        program.pin(bpffs / "pin")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Machine, "additions", partialmethod(Machine.additions, 0))
+            assert str(bpffs / "pin") in dying.after("test", before)
 
 
 def test_left_cgroups_namespaces_and_mounts_are_named(leaf_cgroup: Path) -> None:

@@ -1,19 +1,12 @@
 """What `list` tells beside the rates, against what the kernel's own counters say."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from chadthrottle.model import Engine
 from tests.support.network import Endpoint
-from tests.support.throttled import LIMIT, Scene, scene
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
+from tests.support.throttled import LIMIT, Scene
 
 
 def segments_sent_again(endpoint: Endpoint) -> int:

@@ -1,13 +1,10 @@
 """What a command leaves when a step of it fails, or when it is killed: nothing that `list` does not show."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,10 +19,10 @@ from chadthrottle.enforce import namespaces
 from chadthrottle.enforce.hooks import open_pinned, pins_of_this_version
 from chadthrottle.model import Engine
 from chadthrottle.pins import Stage, layout
+from tests.support.killed import Killer, killer
 from tests.support.leftovers import Machine
-from tests.support.network import Endpoint
-from tests.support.patience import patient
-from tests.support.throttled import LIMIT, PROJECT, Program, Scene, scene
+from tests.support.rates import gets_faster
+from tests.support.throttled import LIMIT, Program, Scene
 
 UNLIMITED_PACING = 0xFFFFFFFF
 
@@ -48,12 +45,6 @@ class InjectedError(BpfError):
 
     def __init__(self) -> None:
         super().__init__("BPF_INJECTED", 12, "injected")
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
 
 
 def fail_at(patch: pytest.MonkeyPatch, step: str, number: int) -> Callable[[], int]:
@@ -85,12 +76,7 @@ def state_of(stage: Scene) -> object:
 
 
 def sends_freely(program: Program) -> bool:
-    for _ in range(10):
-        before = program.sent()
-        time.sleep(0.1)
-        if program.sent() - before > 5 * LIMIT * 0.1:
-            return True
-    return False
+    return gets_faster(program.sent, 5 * LIMIT, 1, seconds=0.1)
 
 
 @pytest.mark.parametrize("hooks", ["to be installed", "there already", "there, with this rule"])
@@ -147,88 +133,41 @@ def test_failed_release_limits_nobody(step: str, stage: Scene, monkeypatch: pyte
         assert not stage.base.exists()
 
 
-COMMAND = """if True:
-    import sys
-    from pathlib import Path
-    from chadthrottle import limits
-    from chadthrottle.artifacts import object_path
-    from chadthrottle.bpf import cgroup_link, iter_link, loader, parse, tracing_link
-    from chadthrottle.model import AttachPoint, ProcessIdentity, RuleSpec
-
-    action, pid, ticks, at, base = sys.argv[1:]
-    sys.stdout.write("ready")
-    sys.stdout.flush()
-    sys.stdin.read(1)
-    if action == "throttle":
-        process = ProcessIdentity(int(pid), int(ticks), "killed")
-        rate = 1_000_000
-        limits.throttle(
-            RuleSpec(process=process, rate_up_bytes_per_s=rate, rate_down_bytes_per_s=rate, at=AttachPoint(at)),
-            Path(base),
-        )
-    else:
-        limits.release(None, base=Path(base))
-"""
-
-
-def run_killed(stage: Scene, program: Program, action: str, after_s: float) -> float:
-    """Run a command and kill it so long after it began, if it is not through; how long it ran."""
-    spec = stage.spec(program.pid)
-    words = [action, str(program.pid), str(spec.process.start_time_ticks), str(stage.cgroup), str(stage.base)]
-    command = [sys.executable, "-c", COMMAND, *words]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.read(5) == b"ready"
-        process.stdin.write(b"x")
-        process.stdin.flush()
-        began = time.monotonic()
-        while process.poll() is None:
-            if time.monotonic() - began > after_s:
-                os.kill(process.pid, signal.SIGKILL)
-                process.wait()
-            time.sleep(0.0005)
-        return time.monotonic() - began
-
-
 @pytest.mark.parametrize("action", ["throttle", "release"])
 def test_killed_at_any_instant(action: str, stage: Scene) -> None:
     program = stage.start()
     program.busy_upload()
-    if action == "release":
-        stage.throttle(program)
-    whole = run_killed(stage, program, action, patient(20))
-    stage.release()
     seen = set()
     dice = random.Random(9)
-    for _ in range(20):
+    with killer(stage) as command:
+        run = command.release if action == "release" else partial(command.throttle, program)
         if action == "release":
             stage.throttle(program)
-        run_killed(stage, program, action, dice.random() * whole * 1.1)
-        found = stage.limited()
-        seen.add(bool(found))
-        if found:
-            assert found == {program.pid}
-        else:
-            assert sends_freely(program)
-        # The next command removes it all, and gives the connection back.
+        whole_s = run().ran_s
         stage.release()
-        assert not stage.base.exists()
-        assert program.pacing("up") == UNLIMITED_PACING
+        for _ in range(20):
+            if action == "release":
+                stage.throttle(program)
+            run(after_s=dice.random() * whole_s * 1.1)
+            found = stage.limited()
+            seen.add(bool(found))
+            if found:
+                assert found == {program.pid}
+            else:
+                assert sends_freely(program)
+            # The next command removes it all, and gives the connection back.
+            stage.release()
+            assert not stage.base.exists()
+            assert program.pacing("up") == UNLIMITED_PACING
     assert sends_freely(program)
-    print(f"\nkilled within {whole * 1000:.0f} ms; limited or not: {sorted(seen)}")
+    print(f"\nkilled within {whole_s * 1000:.0f} ms; limited or not: {sorted(seen)}")
 
 
 def test_two_commands_at_once(stage: Scene) -> None:
     """Each for another process, none lost."""
     programs = [stage.start() for _ in range(6)]
-    commands = []
-    for program in programs:
-        spec = stage.spec(program.pid)
-        words = ["throttle", str(program.pid), str(spec.process.start_time_ticks), str(stage.cgroup), str(stage.base)]
-        commands.append(
-            subprocess.Popen([sys.executable, "-c", COMMAND, *words], cwd=PROJECT, stdin=subprocess.DEVNULL)
-        )
-    assert [command.wait(patient(30)) for command in commands] == [0] * len(commands)
+    with ExitStack() as stack, ThreadPoolExecutor(len(programs)) as pool:
+        commands = [stack.enter_context(killer(stage)) for _ in programs]
+        assert not any(pool.map(Killer.throttle, commands, programs)), "none was to be killed"
     assert stage.limited() == {program.pid for program in programs}
     assert limits.release(None, base=stage.base).hooks_removed

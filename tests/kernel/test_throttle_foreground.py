@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,9 +15,9 @@ import pytest
 from chadthrottle.errors import UsageError
 from chadthrottle.limits.foreground import hold
 from chadthrottle.procs import read_stat
-from tests.support.network import Endpoint
 from tests.support.patience import patient
-from tests.support.throttled import LIMIT, PROJECT, Program, Scene, scene
+from tests.support.rates import gets_faster, rate, within
+from tests.support.throttled import LIMIT, PROJECT, Program, Scene
 
 UNLIMITED_PACING = 0xFFFFFFFF
 
@@ -88,30 +88,14 @@ def holding(stage: Scene, program: Program, method: str = "auto") -> Iterator[Ho
 
 
 @pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
-
-
-@pytest.fixture
 def program(stage: Scene) -> Program:
     made = stage.start()
     made.busy_upload()
     return made
 
 
-def eventually(condition: object, seconds: float = 2) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + patient(seconds)
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def sends_freely(program: Program) -> bool:
-    before = program.sent()
-    time.sleep(0.1)
-    return program.sent() - before > 5 * LIMIT * 0.1
+def eventually(condition: Callable[[], object], seconds: float = 2) -> None:
+    assert within(seconds, condition)
 
 
 def pinned_links(stage: Scene) -> set[str]:
@@ -139,7 +123,7 @@ def test_the_limit_goes_with_its_command(ending: signal.Signals, method: str, st
         else:
             assert (status, holder.line()) == (0, "signal")
             assert is_over(stage, program)
-        eventually(lambda: sends_freely(program))
+        assert gets_faster(program.sent, 5 * LIMIT, 2, seconds=0.1)
 
 
 def test_killed_with_its_guard(stage: Scene, program: Program) -> None:
@@ -180,9 +164,7 @@ def test_a_limit_that_stays_keeps_the_hooks(killed_guard: bool, stage: Scene, pr
         eventually(lambda: program.pacing("up") == UNLIMITED_PACING)
     other.busy_upload()
     time.sleep(0.3)
-    before, began = other.sent(), time.monotonic()
-    time.sleep(1)
-    assert 0 < (other.sent() - before) / (time.monotonic() - began) < 1.6 * LIMIT
+    assert 0 < rate(other.sent) < 1.6 * LIMIT
 
 
 def test_two_of_them(stage: Scene, program: Program) -> None:

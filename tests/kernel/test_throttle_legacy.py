@@ -2,10 +2,8 @@
 
 import dataclasses
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,9 +14,10 @@ from chadthrottle.bpf.cgroupfs import open_cgroup
 from chadthrottle.bpf.constants import AttachType
 from chadthrottle.bpf.query import program_ids
 from chadthrottle.errors import UsageError
-from chadthrottle.model import AttachPoint
-from tests.support.network import Endpoint
-from tests.support.throttled import LIMIT, PROJECT, Program, Scene, scene
+from chadthrottle.model import AttachPoint, Engine
+from tests.support.killed import killer
+from tests.support.rates import rate
+from tests.support.throttled import LIMIT, Program, Scene
 
 HOOKS = (
     AttachType.BPF_CGROUP_INET_EGRESS,
@@ -26,29 +25,6 @@ HOOKS = (
     AttachType.BPF_CGROUP_SOCK_OPS,
     AttachType.BPF_CGROUP_INET_SOCK_CREATE,
 )
-
-COMMAND = """if True:
-    import sys
-    from pathlib import Path
-    from chadthrottle import limits
-    from chadthrottle.artifacts import object_path
-    from chadthrottle.bpf import cgroup_link, iter_link, loader, parse, tracing_link
-    from chadthrottle.model import AttachPoint, ProcessIdentity, RuleSpec
-
-    action, pid, ticks, at, base = sys.argv[1:]
-    process = ProcessIdentity(int(pid), int(ticks), "killed")
-    spec = RuleSpec(process=process, rate_up_bytes_per_s=1_000_000, at=AttachPoint(at), attach="legacy")
-    sys.stdout.write("ready")
-    sys.stdout.flush()
-    sys.stdin.read(1)
-    limits.throttle(spec, Path(base)) if action == "throttle" else limits.release(None, base=Path(base))
-"""
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
 
 
 @pytest.fixture
@@ -68,9 +44,7 @@ def test_it_limits_and_goes(stage: Scene, program: Program) -> None:
     assert done.state.attached_by == "legacy"
     assert attached(stage.cgroup) == len(HOOKS)
     time.sleep(0.3)
-    before, began = program.sent(), time.monotonic()
-    time.sleep(1)
-    assert 0 < (program.sent() - before) / (time.monotonic() - began) < 1.6 * LIMIT
+    assert 0 < rate(program.sent) < 1.6 * LIMIT
     (rule,) = stage.listing().rules
     assert rule.to_json()["attach"] == {"method": "legacy", "at": str(stage.cgroup)}
     stage.release(program)
@@ -110,35 +84,24 @@ def test_cgroup_removed_meanwhile(stage: Scene, program: Program) -> None:
 @pytest.mark.parametrize("action", ["throttle", "release"])
 def test_killed_at_any_instant(action: str, stage: Scene, program: Program) -> None:
     """What it had attached was recorded: the next command finds it."""
-    whole = run_killed(stage, program, action, 20)
-    stage.release()
     dice = random.Random(5)
     seen = set()
-    for _ in range(12):
+    with killer(stage) as command:
+        run = (
+            command.release
+            if action == "release"
+            else partial(command.throttle, program, engine=Engine.CGROUP, attach="legacy")
+        )
         if action == "release":
             stage.throttle(program, attach="legacy")
-        run_killed(stage, program, action, dice.uniform(0.2, 1) * whole)
-        seen.add(attached(stage.cgroup))
+        whole_s = run().ran_s
         stage.release()
-        assert attached(stage.cgroup) == 0
-        assert not stage.base.exists()
+        for _ in range(12):
+            if action == "release":
+                stage.throttle(program, attach="legacy")
+            run(after_s=dice.uniform(0.2, 1) * whole_s)
+            seen.add(attached(stage.cgroup))
+            stage.release()
+            assert attached(stage.cgroup) == 0
+            assert not stage.base.exists()
     print(f"\nattached when killed: {sorted(seen)}")
-
-
-def run_killed(stage: Scene, program: Program, action: str, after_s: float) -> float:
-    """Run a command and kill it so long after it began to work, if it is not through; how long it ran."""
-    spec = stage.spec(program.pid)
-    words = [action, str(program.pid), str(spec.process.start_time_ticks), str(stage.cgroup), str(stage.base)]
-    command = [sys.executable, "-c", COMMAND, *words]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.read(5) == b"ready"
-        process.stdin.write(b"x")
-        process.stdin.flush()
-        began = time.monotonic()
-        try:
-            process.wait(after_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        return time.monotonic() - began

@@ -36,6 +36,7 @@ from tests.support.command import Command
 from tests.support.network import Endpoint
 from tests.support.objects import built_objects
 from tests.support.patience import patient
+from tests.support.rates import gets_faster, rates, within
 from tests.support.throttled import LIMIT, PROJECT, SINK, Program, Scene, scene
 
 UP, DOWN = ThrottleDirection.UP, ThrottleDirection.DOWN
@@ -191,25 +192,16 @@ def attached(directory: Path) -> dict[AttachType, tuple[AttachedProgram, ...]]:
         os.close(fd)
 
 
-def rate(counter: Callable[[], int], seconds: float) -> float:
-    """bytes/s"""
-    before, began = counter(), time.monotonic()
-    time.sleep(seconds)
-    return (counter() - before) / (time.monotonic() - began)
-
-
 def assert_limited(*counters: Callable[[], int]) -> None:
-    """Each of them, measured one after the other, and each moves."""
-    for counter in counters:
-        before = counter()
-        assert rate(counter, 1) < 1.6 * LIMIT
-        # A policed download may wait for a retransmission, and on a busy machine for a while.
-        eventually(lambda before=before, counter=counter: counter() > before)  # type: ignore[misc]
+    """Each of them by a limit of its own, and each moves."""
+    before = [counter() for counter in counters]
+    assert max(rates(*counters)) < 1.6 * LIMIT
+    # A policed download may wait for a retransmission, and on a busy machine for a while.
+    eventually(lambda: all(counter() > was for counter, was in zip(counters, before, strict=True)))
 
 
 def is_unlimited(counter: Callable[[], int]) -> bool:
-    """Soon; a busy machine may be slow for a while, a limit never yields that much."""
-    return any(rate(counter, 0.2) > 5 * LIMIT for _ in range(round(patient(15))))
+    return gets_faster(counter, 5 * LIMIT, 3, seconds=0.2)
 
 
 @contextmanager
@@ -345,10 +337,7 @@ def looped_datagrams_arrived(program: Program) -> int:
 
 def eventually(condition: Callable[[], object]) -> None:
     """Within seconds: the kernel detaches a link whose pin is removed in a worker of its own, just after."""
-    deadline = time.monotonic() + patient(5)
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert within(5, condition)
 
 
 # An error inside is a pass

@@ -1,9 +1,10 @@
-"""Commands that are killed before a step of making or removing a queue; run in children of one process.
+"""Commands that are killed, before a step of making or removing a queue or at some instant.
 
     python -m tests.support.killed
 
-A line of JSON on standard input (`Order`), a line on standard output: "killed", or "done" if the command has fewer
-steps than that.
+They run in children of this process, which has imported what they need. A line of JSON on standard input is an
+order, a line on standard output the answer: "killed" or "done", and how many seconds the command ran. It is done if
+it has fewer steps than that, or was faster.
 """
 
 import json
@@ -11,8 +12,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,10 @@ from chadthrottle.model import AttachPoint, Engine, ProcessIdentity, RuleSpec
 from chadthrottle.netlink import Links, TrafficControl
 from tests.support.throttled import LIMIT, PROJECT, Program, Scene
 
-__all__ = ["STEPS", "Killer", "count_steps", "killer"]
+__all__ = ["NEVER", "STEPS", "Killed", "Killer", "count_steps", "killer"]
+
+NEVER = 1_000_000
+"""As a step, or in seconds."""
 
 STEPS: tuple[tuple[Any, str], ...] = (
     *((Links, name) for name in ("devices", "add_ifb", "set_up", "remove")),
@@ -57,28 +63,48 @@ def count_steps(patch: Callable[[Any, str, Any], object], number: int, then: Cal
     return calls
 
 
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """How a command ended; true if it was killed."""
+
+    was_killed: bool
+    ran_s: float
+
+    def __bool__(self) -> bool:
+        return self.was_killed
+
+
 class Killer:
-    """Runs commands for a scene."""
+    """Runs commands for a scene, and kills them before their step with that number or after so long."""
 
     def __init__(self, process: "subprocess.Popen[str]", stage: Scene) -> None:
         self._process, self._stage = process, stage
 
-    def throttle(self, program: Program, step: int, engine: Engine = Engine.AUTO) -> bool:
-        """Whether it was killed."""
+    def throttle(
+        self,
+        program: Program,
+        step: int = NEVER,
+        engine: Engine = Engine.AUTO,
+        *,
+        attach: str = "auto",
+        after_s: float = NEVER,
+    ) -> Killed:
         ticks = self._stage.spec(program.pid).process.start_time_ticks
-        order = {"pid": program.pid, "ticks": ticks, "at": str(self._stage.cgroup), "engine": engine.value}
-        return self._order({"action": "throttle", "step": step, "base": str(self._stage.base), **order})
+        spec = {"pid": program.pid, "ticks": ticks, "at": str(self._stage.cgroup), "engine": engine, "attach": attach}
+        return self._order("throttle", step, after_s, spec)
 
-    def release(self, step: int) -> bool:
-        return self._order({"action": "release", "step": step, "base": str(self._stage.base)})
+    def release(self, step: int = NEVER, *, after_s: float = NEVER) -> Killed:
+        """All."""
+        return self._order("release", step, after_s, {})
 
-    def _order(self, order: dict[str, object]) -> bool:
+    def _order(self, action: str, step: int, after_s: float, more: dict[str, object]) -> Killed:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        order = {"action": action, "base": str(self._stage.base), "step": step, "after_s": after_s, **more}
         print(json.dumps(order), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        assert answer in ("killed\n", "done\n"), answer
-        return answer == "killed\n"
+        how, ran_s = self._process.stdout.readline().split()
+        assert how in ("killed", "done"), how
+        return Killed(how == "killed", float(ran_s))
 
 
 @contextmanager
@@ -98,25 +124,37 @@ def _run(order: dict[str, Any]) -> None:
         limits.release(None, base=base)
         return
     process = ProcessIdentity(order["pid"], order["ticks"], "killed")
-    at, engine = AttachPoint(order["at"]), Engine(order["engine"])
-    asked = RuleSpec(process=process, rate_up_bytes_per_s=LIMIT, rate_down_bytes_per_s=LIMIT, at=at, engine=engine)
+    asked = RuleSpec(
+        process=process,
+        rate_up_bytes_per_s=LIMIT,
+        rate_down_bytes_per_s=LIMIT,
+        at=AttachPoint(order["at"]),
+        engine=Engine(order["engine"]),
+        attach=order["attach"],
+    )
     limits.throttle(asked, base)
 
 
 def _main() -> None:
     for line in sys.stdin:
+        order = json.loads(line)
+        began = time.monotonic()
         child = os.fork()
         if child == 0:
             status = 1
             try:
-                _run(json.loads(line))
+                _run(order)
                 status = 0
             finally:
                 sys.stderr.flush()
                 os._exit(status)
-        _, status = os.waitpid(child, 0)
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        print("killed" if killed else "done" if status == 0 else f"failed {status}", flush=True)
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() - began > order["after_s"]:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.0005)
+        killed = os.WIFSIGNALED(ended[1]) and os.WTERMSIG(ended[1]) == signal.SIGKILL
+        how = "killed" if killed else "done" if ended[1] == 0 else f"status-{ended[1]}"
+        print(how, time.monotonic() - began, flush=True)
 
 
 if __name__ == "__main__":

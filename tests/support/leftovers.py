@@ -61,7 +61,62 @@ class Machine:
                 gc.collect()
                 collected = True
             time.sleep(pause)
-            pause = min(2 * pause, 0.1)
+            pause = min(2 * pause, 0.01)
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """Kernel objects that were there when a test had ended, and not before."""
+
+    test: str
+    objects: frozenset[tuple[str, int]]
+    until: float
+    """On time.monotonic(): whatever exists then is left behind."""
+
+
+class Dying:
+    """Kernel objects that tests have let go of, as far as they still exist.
+
+    The kernel frees them after a grace period of some 0.2 s (RCU tasks, for trampolines). The next tests do not mind
+    them, for each compares the machine with what was there at its own beginning; so they need not wait.
+    """
+
+    def __init__(self) -> None:
+        self._let_go: list[LetGo] = []
+
+    def after(self, test: str, before: Machine) -> list[str]:
+        """Once a test has ended: what it left behind for certain. Kernel objects are watched from now on."""
+        now = Machine.now()
+        if now.others - before.others:
+            return before.additions()
+        objects = {each for each in now.kernel_objects - before.kernel_objects if not is_a_modules(*each)}
+        if objects:
+            self._let_go.append(LetGo(test, frozenset(objects), time.monotonic() + PATIENCE_SECONDS))
+        return []
+
+    def overdue(self, now: Machine) -> list[str]:
+        """What exists although the kernel had its time, with the test that made it."""
+        remaining = (LetGo(each.test, each.objects & now.kernel_objects, each.until) for each in self._let_go)
+        self._let_go = [each for each in remaining if each.objects]
+        late = [each for each in self._let_go if time.monotonic() > each.until]
+        if not late:
+            return []
+        self._let_go = [each for each in self._let_go if each not in late]
+        # An unclosed descriptor in a reference cycle is somebody's ResourceWarning, not a leak.
+        gc.collect()
+        return [
+            f"{text}, by {each.test}"
+            for each in late
+            for text in Machine(now.kernel_objects - each.objects, now.others).additions(PATIENCE_SECONDS)
+        ]
+
+    def rest(self) -> list[str]:
+        """overdue(), once all of them had their time."""
+        found: list[str] = []
+        while self._let_go:
+            found += self.overdue(Machine.now())
+            time.sleep(0.01)
+        return found
 
 
 def is_a_modules(kind: str, number: int) -> bool:

@@ -1,5 +1,6 @@
 """What tests of queues look at: rates, the classes and filters that are there, and what the maps say of them."""
 
+import math
 import re
 import subprocess
 import threading
@@ -14,6 +15,7 @@ from chadthrottle.enforce.rules import all_rules
 from tests.support.driven import send_steadily
 from tests.support.network import Endpoint
 from tests.support.patience import patient
+from tests.support.rates import gets_faster, rate
 from tests.support.throttled import BLOCK, LIMIT, SOURCE, Program, Scene
 
 __all__ = [
@@ -30,28 +32,23 @@ __all__ = [
     "join",
     "links_pinned",
     "notes",
-    "rate",
     "receive_datagrams",
     "recorded",
+    "require_free",
     "require_limited",
     "require_queued",
+    "require_queued_upload",
     "require_rate",
     "tc",
     "traffic_control",
-    "within",
+    "unmatched_filter",
+    "users_clsact",
 ]
 
 DEVICE = "chadthrottle"
 
 QUEUED_LEAST, QUEUED_MOST = 0.75 * LIMIT, 1.08 * LIMIT
 """Of payload: headers are 4.5 % of a segment."""
-
-
-def rate(counter: Callable[[], int], seconds: float = 1.0) -> float:
-    """bytes/s"""
-    before, began = counter(), time.monotonic()
-    time.sleep(seconds)
-    return (counter() - before) / (time.monotonic() - began)
 
 
 def require_rate(counter: Callable[[], int], least: float = QUEUED_LEAST, most: float = QUEUED_MOST) -> None:
@@ -61,16 +58,6 @@ def require_rate(counter: Callable[[], int], least: float = QUEUED_LEAST, most: 
     while not found or not least < found[-1] < most:
         assert time.monotonic() < deadline, f"not between {least} and {most}: {found}"
         found.append(rate(counter, 0.6))
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Whether it comes true in time."""
-    deadline = time.monotonic() + patient(seconds)
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def tc(endpoint: Endpoint, *words: str) -> str:
@@ -89,6 +76,18 @@ def traffic_control(endpoint: Endpoint) -> str:
     filters = [tc(endpoint, "filter", "show", "dev", name, side) for name in names for side in ("ingress", "egress")]
     qdiscs = re.sub(r"direct_packets_stat \d+ ", "", tc(endpoint, "qdisc", "show"))
     return "\n".join([*names, qdiscs, *filters])
+
+
+def users_clsact(endpoint: Endpoint) -> None:
+    """With a filter, so that ours is one too."""
+    tc(endpoint, "qdisc", "add", "dev", "veth0", "clsact")
+    unmatched_filter(endpoint)
+
+
+def unmatched_filter(endpoint: Endpoint) -> None:
+    """On downloads; no packet here is of that protocol."""
+    match = ("u32", "match", "ip", "protocol", "132", "0xff", "classid", "1:1")
+    tc(endpoint, "filter", "add", "dev", "veth0", "ingress", "prio", "20", "protocol", "ip", *match)
 
 
 def classes(endpoint: Endpoint) -> set[str]:
@@ -139,22 +138,53 @@ def goes_through_queue(
     while True:
         time.sleep(seconds)
         after, _ = counts(stage, program, direction)
-        queued, policed = after.queued_bytes - before.queued_bytes, after.policed_bytes - before.policed_bytes
-        if queued or policed:
-            return float(queued / (queued + policed))
+        part = _queued_part(before, after)
+        if not math.isnan(part):
+            return part
         assert time.monotonic() < deadline, "nothing passes"
 
 
+def _queued_part(before: ThrottleCount, after: ThrottleCount) -> float:
+    """Of what passed in between; NaN if nothing did."""
+    queued, policed = after.queued_bytes - before.queued_bytes, after.policed_bytes - before.policed_bytes
+    return queued / (queued + policed) if queued or policed else math.nan
+
+
 def require_queued(stage: Scene, program: Program, name: str = "down") -> None:
-    """A download is held to LIMIT, by the queue alone."""
-    require_rate(lambda: program.received(name))
-    assert goes_through_queue(stage, program, seconds=0.2) == 1
+    """A download is held to LIMIT, by the queue alone; soon, as in require_rate()."""
+    _require_queued(stage, program, lambda: program.received(name), ThrottleDirection.DOWN, 1)
+
+
+def require_queued_upload(stage: Scene, program: Program) -> None:
+    """But for some packets whose class is not known."""
+    _require_queued(stage, program, program.sent, ThrottleDirection.UP, 0.95)
+
+
+def _require_queued(
+    stage: Scene, program: Program, counter: Callable[[], int], direction: ThrottleDirection, least_part: float
+) -> None:
+    before = after = counts(stage, program, direction)[0]
+
+    def looked_at() -> int:
+        nonlocal before, after
+        before, after = after, counts(stage, program, direction)[0]
+        return counter()
+
+    require_rate(looked_at)
+    part = _queued_part(before, after)
+    if not part >= least_part:  # the stretch that had the rate may have begun before all was settled
+        part = goes_through_queue(stage, program, direction)
+    assert part >= least_part
+
+
+def require_free(program: Program, within_s: float = 3) -> None:
+    assert gets_faster(program.received, 3 * LIMIT, within_s, seconds=0.2)
 
 
 def require_limited(stage: Scene, program: Program, name: str = "down") -> None:
     """By whatever means; and it goes on."""
     require_rate(lambda: int(counts(stage, program)[0].passed_bytes), 0.3 * LIMIT, 1.2 * LIMIT)
-    assert within(3, lambda: rate(lambda: program.received(name), 0.3) > 0.2 * LIMIT)
+    assert gets_faster(lambda: program.received(name), 0.2 * LIMIT, 3)
 
 
 def download_from(program: Program, host: str, name: str = "down") -> None:

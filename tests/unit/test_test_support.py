@@ -81,7 +81,6 @@ def run_cases(tmp_path: Path, require: str, uid: int = 0) -> str:
         f"os.geteuid = lambda: {uid}\n"
         "from tests import conftest\n"
         "conftest.Machine.now = staticmethod(lambda: conftest.Machine(frozenset(), frozenset()))\n"
-        "conftest.Machine.additions = lambda self: []\n"
         "conftest.kernel_lock = contextlib.nullcontext\n"
         "sys.exit(pytest.main(sys.argv[1:], plugins=[conftest]))\n"
     )
