@@ -45,7 +45,7 @@
 /* What TCP has sent again since the last packet, by its own count. What it did before the rule is not the rule's. */
 static __always_inline void count_sent_again(struct bpf_sock *sk, struct throttle_tag *tag, struct throttle_count *count)
 {
-	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
+	struct bpf_tcp_sock *tcp = tcp_of(sk);
 	__u32 sent_again;
 
 	if (!tcp)
@@ -69,7 +69,7 @@ static __always_inline void count_received_again(struct __sk_buff *skb, struct b
 	__u32 header, sequence, end;
 
 	/* Data with the last ACK of a handshake is shown for the listener, whose tag all its connections begin with. */
-	if (sk->state == TCP_LISTEN)
+	if (!is_tcp(sk) || sk->state == TCP_LISTEN)
 		return;
 	if (!find_transport(skb, &transport) || transport.protocol != IPPROTO_TCP)
 		return;
@@ -94,10 +94,10 @@ static __always_inline void count_received_again(struct __sk_buff *skb, struct b
 /* Whether refusing this segment could end the connection. */
 static __always_inline bool must_live(struct bpf_sock *sk, struct throttle_tag *tag)
 {
-	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
+	struct bpf_tcp_sock *tcp = tcp_of(sk);
 
 	/* A refused SYN is tried again every 500 ms (TCP_RESOURCE_PROBE_INTERVAL) and given up after some ten. */
-	if (sk->protocol == IPPROTO_TCP && sk->state == TCP_SYN_SENT)
+	if (is_tcp(sk) && sk->state == TCP_SYN_SENT)
 		return true;
 	if (!tcp || tcp->packets_out) {
 		tag->refused = 0;
@@ -113,7 +113,7 @@ static __always_inline bool window_too_large(struct bpf_sock *sk, const struct t
 
 	if (!tag->our_window || tag->our_window == WINDOW_UNLIMITED)
 		return false;
-	tcp = bpf_tcp_sock(sk);
+	tcp = tcp_of(sk);
 	return tcp && tcp->snd_cwnd > tag->our_window;
 }
 
@@ -188,7 +188,7 @@ static __always_inline bool is_over(struct judgement *it, bool tcp, __u64 ahead_
 
 static __always_inline int judge_upload(struct judgement *it)
 {
-	bool tcp = it->sk->protocol == IPPROTO_TCP, queued = goes_through_queue(it->tag, it->rule);
+	bool tcp = is_tcp(it->sk), queued = goes_through_queue(it->tag, it->rule);
 	__u64 ahead_ns = police_ahead(it->ahead_until, it->ticks) / TICKS_PER_NS;
 	/* What others offer and do not get is no reason for TCP to send less. */
 	bool offers = it->armed && tcp;

@@ -96,7 +96,7 @@ static __always_inline bool is_to_settle(struct bpf_sock *sk, struct throttle_ta
 	__u64 began = count->window_ns;
 	__u64 elapsed_us = now > began ? (now - began) / 1000 : 0;
 
-	return sk->protocol == IPPROTO_TCP && count->window_bytes > SETTLED_BYTES + rate->bytes_per_s * elapsed_us / 1000000 &&
+	return is_tcp(sk) && count->window_bytes > SETTLED_BYTES + rate->bytes_per_s * elapsed_us / 1000000 &&
 	       is_time_to_tell(tag, now, SETTLE_AGAIN_MS);
 }
 

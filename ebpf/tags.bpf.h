@@ -152,6 +152,20 @@ static __always_inline bool is_on_loopback(struct tcp_sock *tcp)
 	return route && route->dev->ifindex == LOOPBACK_IFINDEX;
 }
 
+/*
+ * A raw socket may have that protocol and is no TCP socket. Before Linux 7.1 the kernel's helpers took it for one, and read
+ * what lies behind it in memory (481c2265286e, 7995b216a731): they are not to be asked.
+ */
+static __always_inline bool is_tcp(const struct bpf_sock *sk)
+{
+	return sk->protocol == IPPROTO_TCP && sk->type == SOCK_STREAM;
+}
+
+static __always_inline struct bpf_tcp_sock *tcp_of(struct bpf_sock *sk)
+{
+	return is_tcp(sk) ? bpf_tcp_sock(sk) : NULL;
+}
+
 /* Claims the socket for the rule; a shared socket belongs to the rule that claimed it last. */
 static __always_inline struct throttle_tag *tag_socket(void *sk, __u64 rule)
 {
@@ -175,7 +189,7 @@ static __always_inline struct throttle_tag *tag_of_mptcp(struct bpf_sock *sk)
 	struct mptcp_sock *owner;
 
 	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_skc_to_mptcp_sock) ||
-	    !bpf_core_type_exists(struct mptcp_sock) || sk->protocol != IPPROTO_TCP)
+	    !bpf_core_type_exists(struct mptcp_sock) || !is_tcp(sk))
 		return NULL;
 	owner = bpf_skc_to_mptcp_sock(sk);
 	return owner ? bpf_sk_storage_get(&tags, owner, NULL, 0) : NULL;

@@ -144,6 +144,9 @@ enum {
 #define TCP_BPF_SNDCWND_CLAMP 1002
 #define TCP_BPF_SOCK_OPS_CB_FLAGS 1008
 
+/* linux/net.h */
+#define SOCK_STREAM 1
+
 /* linux/socket.h */
 #define AF_INET 2
 #define AF_INET6 10

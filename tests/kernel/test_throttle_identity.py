@@ -301,6 +301,22 @@ def test_running_mptcp_upload_is_paced(made_by: str, subflows: int, stage: Scene
     assert_unlimited(arrived)
 
 
+def test_raw_socket_is_not_taken_for_tcp(stage: Scene, program: Program) -> None:
+    """It has a copy of every segment that arrives, whoever it is for, and nothing of a connection's state."""
+    other = stage.start()
+    for name in "one", "two":
+        other.busy_download(name)
+    program.do("sockets['raw'] = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)")
+    program.do("receive_on('raw')")
+    stage.throttle(program, None, LIMIT)
+    time.sleep(0.5)
+    raw, free = rates(lambda: program.received("raw"), lambda: other.received("one") + other.received("two"))
+    assert 0.3 * LIMIT < raw < 1.6 * LIMIT
+    assert free > 5 * LIMIT
+    (rule,) = stage.rules()
+    assert rule.meter.count[DOWN].retransmitted_packets == 0
+
+
 def _ask_for_two_subflows(client: Endpoint, server: Endpoint) -> None:
     """Of each MPTCP connection from one to the other."""
     second = "10.213.7.77"
