@@ -153,8 +153,9 @@ static __always_inline bool is_on_loopback(struct tcp_sock *tcp)
 }
 
 /*
- * A raw socket may have that protocol and is no TCP socket. Before Linux 7.1 the kernel's helpers took it for one, and read
- * what lies behind it in memory (481c2265286e, 7995b216a731): they are not to be asked.
+ * A raw socket may have that protocol and is no TCP socket: the one that the kernel's own resets come from does
+ * (ip_send_unicast_reply()). Before Linux 7.1 helpers took it for one, and read what lies behind it in memory
+ * (481c2265286e, 7995b216a731), of which a kernel may die: they are not to be asked.
  */
 static __always_inline bool is_tcp(const struct bpf_sock *sk)
 {
