@@ -30,6 +30,7 @@ COMMANDS = {
     "list": "list_rules",
     "watch": "watch",
     "verify": "verify",
+    "doctor": "doctor",
 }
 """Command → the module of its file."""
 

@@ -1,0 +1,7 @@
+"""The family attach."""
+
+from chadthrottle.doctor.check import Check
+
+__all__ = ["CHECKS"]
+
+CHECKS: tuple[Check, ...] = ()

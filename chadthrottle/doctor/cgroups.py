@@ -1,0 +1,7 @@
+"""The family cgroups."""
+
+from chadthrottle.doctor.check import Check
+
+__all__ = ["CHECKS"]
+
+CHECKS: tuple[Check, ...] = ()
