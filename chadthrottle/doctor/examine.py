@@ -9,6 +9,7 @@ from chadthrottle.doctor.catalogue import CHECKS
 from chadthrottle.doctor.check import Check, Context
 from chadthrottle.doctor.finding import Finding, Group, Outcome, Report, failed, unknown
 from chadthrottle.doctor.summary import what_works
+from chadthrottle.errors import NotPermittedError
 from chadthrottle.pins import default_base
 
 __all__ = ["BUG", "examine"]
@@ -31,7 +32,7 @@ def examine(
     `pid` is the program asked about, as this PID namespace shows it.
     """
     bugs: list[str] = []
-    context = Context(base=base or default_base(), stack=ExitStack(), pid=pid, only_root=only_root, fix=fix)
+    context = Context(base=base or _base(), stack=ExitStack(), pid=pid, only_root=only_root, fix=fix)
     try:
         for check in checks:
             context.findings.append(Finding(check.id, check.group, check.what, _outcome(check, context, bugs)))
@@ -46,6 +47,14 @@ def examine(
     order = list(Group)
     findings = sorted(context.findings, key=lambda each: (order.index(each.group), each.id))
     return Report(tuple(findings), works)
+
+
+def _base() -> Path:
+    """Without root nobody can say whether pid 1 sees another /sys/fs/bpf, and nothing is done there either."""
+    try:
+        return default_base()
+    except NotPermittedError:
+        return Path("/sys/fs/bpf/chadthrottle")
 
 
 def _outcome(check: Check, context: Context, bugs: list[str]) -> Outcome:
