@@ -27,7 +27,7 @@ from chadthrottle.netlink import CLSACT_EGRESS, CLSACT_INGRESS, Device, Links, T
 if TYPE_CHECKING:
     from chadthrottle.bpf.programs import Program
 
-__all__ = ["DEVICE", "LENT", "Place"]
+__all__ = ["DEVICE", "FILTER", "LENT", "PARENTS", "Place"]
 
 DEVICE = "chadthrottle"
 """The IFB's name, and that of our filters."""
@@ -36,8 +36,8 @@ LENT = ("tags", "rules", "meters")
 """Maps of the hooks that the queue's programs share."""
 
 # The last preference there is: whatever filters the user has see a packet before it leaves for the queue.
-_FILTER = (0xFFFF, THROTTLE_QUEUE_MAJOR)
-_PARENTS = {ThrottleDirection.UP: CLSACT_EGRESS, ThrottleDirection.DOWN: CLSACT_INGRESS}
+FILTER = (0xFFFF, THROTTLE_QUEUE_MAJOR)
+PARENTS = {ThrottleDirection.UP: CLSACT_EGRESS, ThrottleDirection.DOWN: CLSACT_INGRESS}
 
 # Their master's ingress sees the same packets.
 _PORTS = ("bridge", "bond", "team", "openvswitch")
@@ -287,11 +287,11 @@ class Place:
         if not clsact:
             self._tc.add_clsact(record.ifindex)
         # A filter of ours that nothing tells of: somebody removed the pins by hand.
-        self._tc.remove_filter(record.ifindex, _PARENTS[direction], _FILTER)
+        self._tc.remove_filter(record.ifindex, PARENTS[direction], FILTER)
         self._tc.add_filter(
             record.ifindex,
-            _PARENTS[direction],
-            _FILTER,
+            PARENTS[direction],
+            FILTER,
             program_fd=program.fd,
             name=DEVICE,
             redirect_to=redirect_to,
@@ -319,9 +319,9 @@ class Place:
     def _detach(self, record: Record) -> None:
         for direction in ThrottleDirection:
             if record.by_filter & 1 << direction:
-                self._tc.remove_filter(record.ifindex, _PARENTS[direction], _FILTER)
+                self._tc.remove_filter(record.ifindex, PARENTS[direction], FILTER)
         self._unlink(record)
-        if record.own_clsact and not any(self._tc.filters(record.ifindex, each) for each in _PARENTS.values()):
+        if record.own_clsact and not any(self._tc.filters(record.ifindex, each) for each in PARENTS.values()):
             self._tc.remove_clsact(record.ifindex)
         records.forget(self._queues, record)
 
