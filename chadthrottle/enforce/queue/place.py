@@ -27,7 +27,7 @@ from chadthrottle.netlink import CLSACT_EGRESS, CLSACT_INGRESS, Device, Links, T
 if TYPE_CHECKING:
     from chadthrottle.bpf.programs import Program
 
-__all__ = ["DEVICE", "FILTER", "LENT", "PARENTS", "Place"]
+__all__ = ["DEVICE", "FILTER", "LENT", "PARENTS", "Place", "is_worth_it"]
 
 DEVICE = "chadthrottle"
 """The IFB's name, and that of our filters."""
@@ -80,7 +80,7 @@ class Place:
         Raises when the queue cannot be made, or no device can be attached to: the caller then removes it.
         """
         devices = self._links.devices()
-        wanted = [each for each in devices if _is_worth_it(each)]
+        wanted = [each for each in devices if is_worth_it(each)]
         own = self._own_device(devices, max((each.mtu_bytes for each in wanted), default=0))
         self._set_classes(own, rates, changed)
         directions = {rate.direction for rate in rates}
@@ -101,7 +101,7 @@ class Place:
     def uncovered(self) -> list[str]:
         """Names of devices that are up and have no program of ours: what arrives there is policed."""
         covered = {each.ifindex for each in self._records()}
-        return [each.name for each in self._links.devices() if _is_worth_it(each) and each.ifindex not in covered]
+        return [each.name for each in self._links.devices() if is_worth_it(each) and each.ifindex not in covered]
 
     def is_broken(self) -> bool:
         """Somebody removed our device, or set it down."""
@@ -370,5 +370,6 @@ def _is_queue(device: Device) -> bool:
     return device.name == DEVICE and device.kind == "ifb"
 
 
-def _is_worth_it(device: Device) -> bool:
+def is_worth_it(device: Device) -> bool:
+    """Whether packets of limited programs arrive there, and only there."""
     return device.is_up and not device.is_loopback and device.kind != "ifb" and device.port_of not in _PORTS
