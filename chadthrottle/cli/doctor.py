@@ -13,7 +13,7 @@ __all__ = ["command"]
 @click.command("doctor", cls=PidCommand)
 @click.argument("pid", required=False)
 @click.option("--fix", is_flag=True, help="Remove what chadthrottle itself has left behind, and nothing else.")
-@click.option("--verbose", is_flag=True, help="Say of every check what was tried and what came back.")
+@click.option("--verbose", is_flag=True, help="Show every check, with what was tried and what came back.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, schema 1.")
 @common_options
 def command(pid: str | None, fix: bool, verbose: bool, as_json: bool) -> int:

@@ -31,6 +31,7 @@ COMMANDS = {
     "watch": "watch",
     "verify": "verify",
     "doctor": "doctor",
+    "report": "report",
 }
 """Command → the module of its file."""
 

@@ -15,7 +15,7 @@ from chadthrottle.doctor.check import Check, Context
 from chadthrottle.doctor.consequences import lack_of_root
 from chadthrottle.doctor.finding import Group, Outcome, ok, unknown, warning
 
-__all__ = ["LOG", "NET_CLS", "in_use", "lines_about"]
+__all__ = ["LOG", "NET_CLS", "in_use", "lines_about", "read_log"]
 
 # include/linux/syslog.h of the kernel; klogctl(3)
 _SYSLOG_ACTION_READ_ALL = 3
@@ -35,7 +35,7 @@ def lines_about(text: str) -> list[str]:
 
 def _log(context: Context) -> Outcome:
     try:
-        text = _read_log()
+        text = read_log()
     except OSError as error:
         return unknown(
             "the kernel log may not be read",
@@ -54,7 +54,8 @@ def _log(context: Context) -> Outcome:
     )
 
 
-def _read_log() -> str:
+def read_log() -> str:
+    """All of it, with levels. Raises OSError (EPERM)."""
     libc = ctypes.CDLL(None, use_errno=True)
     size = libc.klogctl(_SYSLOG_ACTION_SIZE_BUFFER, None, 0)
     if size < 0:
