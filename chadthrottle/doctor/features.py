@@ -41,16 +41,7 @@ _ABILITIES = (
     _Ability(
         "02",
         "maps, and programs with global data",
-        (
-            "btf",
-            "btf_func",
-            "btf_datasec",
-            "global_data",
-            "mmapable_array",
-            "ktime_get_boot_ns",
-            "atomics",
-            "core_relos",
-        ),
+        ("btf", "global_data", "ktime_get_boot_ns", "atomics", "core_relos"),
         "our programs cannot be loaded",
     ),
     _Ability(
@@ -84,6 +75,7 @@ _ABILITIES = (
         "tags on sockets (socket storage)",
         ("sk_storage", "sk_storage_clone", "sk_storage_tp_btf"),
         "packets cannot be told apart by program",
+        by_btf=True,
     ),
     _Ability(
         "08",
@@ -106,7 +98,7 @@ _ABILITIES = (
         "iterating over open files",
         ("iter_task_file", "sock_from_file", "sk_storage_iter"),
         "open sockets cannot be found in one walk",
-        fallback="pidfd_getfd(2), one socket at a time, which takes longer and misses processes whose main thread ended",
+        fallback="pidfd_getfd(2), a socket at a time: slower, and no use where a main thread has ended",
         by_btf=True,
     ),
     _Ability(
@@ -135,20 +127,20 @@ _ABILITIES = (
 
 
 def _look(ability: _Ability, context: Context) -> Outcome:
+    if ability.by_btf and (broken := _without_btf(context)):
+        return unknown("not tried", because=broken)
     results = {name: probe(name) for name in ability.features}
     for wanted in Support.INCONCLUSIVE, Support.UNSUPPORTED:
         hit = {name: result for name, result in results.items() if result.support is wanted}
         if hit and wanted is Support.INCONCLUSIVE:
             return _refused(ability, hit)
         if hit:
-            return _lacking(ability, hit, context)
+            return _lacking(ability, hit)
     return ok("as limits need them", details=_details(results))
 
 
-def _lacking(ability: _Ability, lacking: dict[str, TrialResult], context: Context) -> Outcome:
+def _lacking(ability: _Ability, lacking: dict[str, TrialResult]) -> Outcome:
     summary = f"this kernel has not got {_named(lacking)}"
-    if ability.by_btf and (broken := _without_btf(context)):
-        return unknown(summary, because=broken)
     if ability.fallback and ability.equal:
         return ok(f"{summary}; instead there is {ability.fallback}", details=_details(lacking))
     tried, came_back = f"{_tried(lacking)} (each loaded or called for real)", _answers(lacking)

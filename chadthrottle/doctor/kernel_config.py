@@ -5,8 +5,10 @@ check that fails because of it says so with `about`.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from chadthrottle.bpf.cgroupfs import mounts
 from chadthrottle.bpf.constants import BtfKind
 from chadthrottle.bpf.errors import BpfError, ObjectFormatError, errno_name
 from chadthrottle.bpf.kconfig import Kconfig, running_kconfig
@@ -95,29 +97,28 @@ def _btf(_context: Context) -> Outcome:
 
 def _no_btf(error: Exception) -> Outcome:
     gone = not VMLINUX.exists()
-    number = "ENOENT" if gone else errno_name(error.errno or 0) if isinstance(error, OSError) else str(error)
-    cure = (
-        ("sudo mount -t sysfs sysfs /sys",)
-        if not Path("/sys/kernel").exists()
-        else (
-            f"If something is mounted over {VMLINUX.parent}, take it away: sudo umount {VMLINUX.parent}",
-            "Else it takes a kernel built with CONFIG_DEBUG_INFO_BTF=y, as those of current distributions are. "
-            + about("CONFIG_DEBUG_INFO_BTF"),
-        )
-        if gone
-        else (
-            f"If something is mounted over it, take it away: sudo umount {VMLINUX}",
-            "Else the kernel's own copy is damaged: reinstall the kernel package, and reboot.",
-        )
-    )
+    came_back = errno_name(error.errno or 0) if isinstance(error, OSError) else "ENOENT" if gone else str(error)
     return failed(
         f"there is no {VMLINUX}" if gone else f"{VMLINUX} cannot be used",
         tried=f"reading {VMLINUX} and finding struct task_struct in it",
-        came_back=number,
+        came_back=came_back,
         means="without it the kernel cannot fit our programs to itself (CO-RE), nor attach them to forks and exits",
-        cure=cure,
+        cure=tuple(_cure_of_btf(gone=gone)),
         blocks=frozenset({Need.OUR_OBJECTS}),
     )
+
+
+def _cure_of_btf(*, gone: bool) -> Iterator[str]:
+    covered = [mount.mount_point for mount in mounts() if mount.mount_point in (VMLINUX, VMLINUX.parent)]
+    if covered:
+        yield from (f"sudo umount {each}" for each in reversed(covered))
+    elif not Path("/sys/kernel").exists():
+        yield "sudo mount -t sysfs sysfs /sys"
+    elif gone:
+        yield "It takes a kernel built with CONFIG_DEBUG_INFO_BTF=y, as those of current distributions are."
+        yield about("CONFIG_DEBUG_INFO_BTF")
+    else:
+        yield "The kernel's own copy is damaged: reinstall the kernel's package, and reboot."
 
 
 RELEASE = Check("CT-SYS-01", Group.SYSTEM, "kernel", _release)

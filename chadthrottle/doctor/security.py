@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chadthrottle.bpf import attr
-from chadthrottle.bpf.constants import AttachType, BpfCmd, BtfKind, ProgType
+from chadthrottle.bpf.constants import AttachType, BpfCmd, ProgType
 from chadthrottle.bpf.errors import errno_name
 from chadthrottle.bpf.syscall import bpf_errno
 from chadthrottle.bpf.trials import BAD_FD, Support, helper
@@ -170,9 +170,7 @@ def _lockdown(context: Context) -> Outcome:
 
 def _refuses_reading() -> bool:
     """bpf_tracing_func_proto() of kernel/trace/bpf_trace.c hides the helper then (LOCKDOWN_BPF_READ_KERNEL)."""
-    fork = (BtfKind.BTF_KIND_TYPEDEF, "btf_trace_sched_process_fork")
-    trial = helper(_PROBE_READ_KERNEL, ProgType.BPF_PROG_TYPE_TRACING, AttachType.BPF_TRACE_RAW_TP, fork)
-    return trial().support is Support.UNSUPPORTED
+    return helper(_PROBE_READ_KERNEL, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT)().support is Support.UNSUPPORTED
 
 
 def chosen(text: str) -> str:

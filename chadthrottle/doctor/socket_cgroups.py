@@ -83,7 +83,7 @@ def cgroup_in(message: bytes) -> int:
     at = _BYTES_OF_MESSAGE
     while at + 4 <= len(message):
         length, kind = struct.unpack_from("=HH", message, at)
-        if kind == _INET_DIAG_CGROUP_ID and length == 12:
+        if kind == _INET_DIAG_CGROUP_ID and length == 12 and at + length <= len(message):
             return int(struct.unpack_from("=Q", message, at + 4)[0])
         at += max(length, 4) + 3 & ~3
     return 0

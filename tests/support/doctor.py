@@ -4,6 +4,7 @@ spoiled = diagnose(chadthrottle, pid, setup="umount -l /sys/fs/bpf")
 spoiled.names_only("CT-CGROUP-03", "EROFS", "/sys/fs/bpf")
 """
 
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 from tests.support.command import Command
 from tests.support.readable import readable_package
 
-__all__ = ["Diagnosis", "causes", "diagnose", "without_root"]
+__all__ = ["Diagnosis", "causes", "diagnose", "sleeping", "without_root"]
 
 NOBODY = 65534
 
@@ -39,7 +40,7 @@ class Diagnosis:
         return next(each for each in self.report["findings"] if each["id"] == check_id)
 
     def state(self, check_id: str) -> str:
-        """ "ok", "warning", "failed" or "could not tell"."""
+        """One of ok, warning, failed, could not tell."""
         state: str = self[check_id]["status"]
         return state
 
@@ -65,6 +66,12 @@ class Diagnosis:
         assert self.status == 0, self.in_short()
         for each in ids:
             assert self.state(each) == "ok", self.text(each)
+
+    def cure(self, check_id: str) -> str:
+        """The commands that it says to copy, as a line for a shell of root's."""
+        commands = [line.removeprefix("sudo ") for line in self[check_id]["cure"] if line.startswith("sudo ")]
+        assert commands, self.text(check_id)
+        return "; ".join(commands)
 
     def in_short(self) -> str:
         """For the message of a failed test: all that is not ok."""
@@ -94,6 +101,16 @@ def diagnose(
 
 
 @contextmanager
+def sleeping() -> Iterator[int]:
+    """The PID of a program to ask about."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@contextmanager
 def without_root() -> Iterator[tuple[str, ...]]:
     """A wrapper that runs the command as nobody.
 
@@ -102,9 +119,9 @@ def without_root() -> Iterator[tuple[str, ...]]:
     """
     with readable_package() as package:
         program = (
-            f"import os, sys; sys.path.insert(0, {str(package)!r}); import click, json, textwrap, elftools.elf.structs; "
-            "import pyroute2, psutil, chadthrottle.netlink, chadthrottle.bpf.elf, chadthrottle.cli as cli; "
-            "import chadthrottle.cli.doctor, chadthrottle.cli.doctor_text, chadthrottle.doctor; "
+            f"import os, sys; sys.path.insert(0, {str(package)!r}); import click, json, textwrap; "
+            "import elftools.elf.structs, pyroute2, psutil, chadthrottle.netlink, chadthrottle.bpf.elf; "
+            "import chadthrottle.cli as cli, chadthrottle.cli.doctor, chadthrottle.cli.doctor_text, chadthrottle.doctor; "
             f"sys.argv = sys.argv[3:]; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); "
             "sys.exit(cli.main())"
         )
