@@ -2,9 +2,9 @@
 /*
  * What `chadthrottle doctor` attaches to see whether a program is run and obeyed. Nobody's packet is dropped but its own.
  *
- *   cgroup_skb/egress  ── trial_egress ──┐
- *                                        ├─ before the deadline? a full socket? with our mark?
- *   cgroup_skb/ingress ── trial_ingress ─┘  its cookie in "sockets"? ── any no ──> pass, uncounted
+ *   cgroup_skb/egress  ── chad_trial_out ──┐
+ *                                          ├─ before the deadline? a full socket? with our mark?
+ *   cgroup_skb/ingress ── chad_trial_in ───┘  its cookie in "sockets"? ── any no ──> pass, uncounted
  *                                                     │ yes: count
  *                                                     └─ TRIAL_DROPPED_BYTES long? ── yes ──> drop, else pass
  *
@@ -61,13 +61,13 @@ static __always_inline bool judge(struct __sk_buff *skb, __u32 direction)
 }
 
 SEC("cgroup_skb/egress")
-int trial_egress(struct __sk_buff *skb)
+int chad_trial_out(struct __sk_buff *skb)
 {
 	return judge(skb, TRIAL_EGRESS) ? DROP_EGRESS : PASS;
 }
 
 SEC("cgroup_skb/ingress")
-int trial_ingress(struct __sk_buff *skb)
+int chad_trial_in(struct __sk_buff *skb)
 {
 	return judge(skb, TRIAL_INGRESS) ? DROP_INGRESS : PASS;
 }
