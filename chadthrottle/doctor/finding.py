@@ -38,6 +38,7 @@ class Need(StrEnum):
     CGROUP_MAKING = "cgroups of our own"
     NETWORK = "network namespaces and devices of our own"
     OUR_OBJECTS = "our own BPF objects"
+    PROCESS_NUMBERS = "process numbers that are the kernel's own"
     TARGET = "the program asked about"
     LEAF = "programs on a cgroup of our own"
     TARGET_CGROUP = "programs on the target's cgroup"
