@@ -176,9 +176,7 @@ def _limited_by(context: Context) -> str:
         return ""
 
 
-_FLYING = frozenset(
-    {Need.BPF, Need.CGROUP2, Need.CGROUP_MAKING, Need.NETWORK, Need.OUR_OBJECTS, Need.LEAF, Need.PROCESS_NUMBERS}
-)
+_FLYING = frozenset(Need) - {Need.TARGET, Need.TARGET_CGROUP, Need.ROOT_CGROUP, Need.QUEUE}
 
 CHECKS: tuple[Check, ...] = (
     Check("CT-ENF-01", Group.ENFORCEMENT, "queues", _queue, frozenset({Need.NETWORK})),
