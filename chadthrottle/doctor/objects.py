@@ -1,5 +1,6 @@
 """The family objects: our own BPF objects, from the file to the verifier."""
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,11 @@ from chadthrottle.artifacts import (
     object_path,
 )
 from chadthrottle.bpf.errors import BpfError, VerifierError, errno_name
+from chadthrottle.bpf.features import supported
 from chadthrottle.doctor.check import Check, Context
 from chadthrottle.doctor.finding import Group, Need, Outcome, Status, failed, ok, unknown, warning
+from chadthrottle.doctor.trial import load_minimal, trial_knobs
+from chadthrottle.doctor.trial_guard import HOOKS
 from chadthrottle.errors import ChadthrottleError
 
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ def _present(context: Context) -> Outcome:
     if not missing:
         return ok(", ".join(f"{name}.bpf.o" for name in _NAMES))
     return failed(
-        f"{', '.join(f'{name}.bpf.o' for name, _ in missing)} is missing",
+        f"missing: {', '.join(f'{name}.bpf.o' for name, _ in missing)}",
         tried=f"look for them in {OBJECTS}",
         came_back="ENOENT",
         means=f"without it there is no: {'; '.join(_NAMES[name] for name, _ in missing)}",
@@ -119,7 +123,8 @@ def _loads(name: str) -> Callable[[Context], Outcome]:
         spec = context.shared[_SPECS][name]
         try:
             programs = chosen_programs(spec) if name == "throttle" else list(spec.programs)
-            load(spec, programs=programs).close()
+            for constants in _knobs(name):
+                load(spec.with_constants(constants), programs=programs).close()
         except (ChadthrottleError, KeyError) as error:
             lacking = next((each for each in context.findings if _lacks_feature(each.group, each.outcome)), None)
             if lacking is not None:
@@ -128,6 +133,16 @@ def _loads(name: str) -> Callable[[Context], Outcome]:
         return ok(f"all {len(programs)} programs", details=tuple(programs))
 
     return run
+
+
+def _knobs(name: str) -> tuple[dict[str, int], ...]:
+    """Ways to set an object's constants: the verifier looks at no branch that they keep from being taken."""
+    if name == "trial":
+        return (trial_knobs(time.clock_gettime_ns(time.CLOCK_BOOTTIME)),)
+    if name == "queue":
+        by_action = not supported("tcx")
+        return tuple({"queue_device": each, "queue_segment": 1, "queue_by_action": by_action} for each in (0, 1))
+    return ({},)
 
 
 def _lacks_feature(group: Group, outcome: Outcome) -> bool:
@@ -174,9 +189,6 @@ def _refused(name: str, error: ChadthrottleError | KeyError) -> Outcome:
 
 
 def _compared() -> str:
-    from chadthrottle.doctor.trial import load_minimal
-    from chadthrottle.doctor.trial_guard import HOOKS
-
     try:
         load_minimal(HOOKS[0]).close()
     except BpfError as error:

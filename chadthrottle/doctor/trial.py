@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from chadthrottle.bpf.loader import LoadedObject
     from chadthrottle.enforce.private_network import Inhabitant
 
-__all__ = ["Bench", "Method", "NoNetworkError", "StepError", "bench", "load_minimal"]
+__all__ = ["Bench", "Method", "NoNetworkError", "StepError", "bench", "load_minimal", "trial_knobs"]
 
 Method = Literal["link", "legacy"]
 
@@ -145,7 +145,7 @@ class Bench:
 
             self._expires_ns = now_ns + LIFETIME_S * _NS_PER_S
             spec = open_object(object_path("trial"))
-            knobs = {"mark": _MARK, "deadline_ns": self._expires_ns}
+            knobs = trial_knobs(self._expires_ns)
             self._ours = self._stack.enter_context(load(spec.with_constants(knobs)))
         return self._ours
 
@@ -203,6 +203,11 @@ def bench(root: Path, *, with_leaf: bool) -> Iterator[Bench]:
     """Everything made for trials is gone afterwards. Raises StepError: no cgroup can be made."""
     with ExitStack() as stack:
         yield Bench(stack, root, with_leaf=with_leaf)
+
+
+def trial_knobs(deadline_ns: int) -> dict[str, int]:
+    """The constants of trial.bpf.o. The deadline is CLOCK_BOOTTIME's."""
+    return {"mark": _MARK, "deadline_ns": deadline_ns}
 
 
 def load_minimal(hook: AttachType, result: int = 1, declared: AttachType | None = None) -> Program:

@@ -1,0 +1,111 @@
+"""doctor, conflicts: somebody else's program on the target's cgroup, or above it."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from chadthrottle.bpf import attr
+from chadthrottle.bpf.cgroup_link import attach_cgroup
+from chadthrottle.bpf.cgroupfs import open_cgroup
+from chadthrottle.bpf.constants import AttachFlag, AttachType, BpfCmd
+from chadthrottle.bpf.programs import Program
+from chadthrottle.bpf.query import MAX_CGROUP_PROGRAMS
+from chadthrottle.bpf.syscall import bpf
+from tests.support.command import Command
+from tests.support.doctor import Diagnosis, diagnose, sleeping
+from tests.support.raw_programs import load_for
+
+EGRESS = AttachType.BPF_CGROUP_INET_EGRESS
+
+
+@pytest.fixture
+def target(leaf_cgroup: Path) -> Iterator[int]:
+    """A program in a cgroup below leaf_cgroup."""
+    inner = leaf_cgroup / "inner"
+    inner.mkdir()
+    with sleeping() as pid:
+        (inner / "cgroup.procs").write_text(str(pid), encoding="ascii")
+        yield pid
+
+
+def attach(program: Program, cgroup: Path, flags: AttachFlag) -> None:
+    """BPF_PROG_ATTACH, as others do it: it stays until it is detached or the cgroup is removed."""
+    with open_cgroup(cgroup) as directory:
+        request = attr.ProgAttach(
+            target_fd=directory.fd, attach_bpf_fd=program.fd, attach_type=EGRESS, attach_flags=flags
+        )
+        bpf(BpfCmd.BPF_PROG_ATTACH, request)
+
+
+def attached(cgroup: Path, flags: AttachFlag, name: str) -> int:
+    """The program's id."""
+    with load_for(EGRESS, name) as program:
+        attach(program, cgroup, flags)
+        return program.info().id
+
+
+def cured(chadthrottle: Command, target: int, found: Diagnosis, check_id: str) -> None:
+    subprocess.run(["sh", "-ec", found.cure(check_id)], check=True)
+    diagnose(chadthrottle, target).is_well(check_id, "CT-ATTACH-05", "CT-ATTACH-06")
+
+
+def test_an_exclusive_program_on_an_ancestor(chadthrottle: Command, leaf_cgroup: Path, target: int) -> None:
+    number = attached(leaf_cgroup, AttachFlag(0), "ct_fault_excl")
+    found = diagnose(chadthrottle, target)
+    found.names_only("CT-CONFLICT-02", "ct_fault_excl", f"id {number}", f"{leaf_cgroup} ", "EPERM", "--at", status=0)
+    assert found["CT-ATTACH-05"]["because"] == found["CT-ATTACH-06"]["because"] == "CT-CONFLICT-02"
+    assert found.state("CT-ATTACH-07") == "ok", "the root is not affected"
+    cured(chadthrottle, target, found, "CT-CONFLICT-02")
+
+
+def test_an_exclusive_program_on_the_targets_own_cgroup(chadthrottle: Command, leaf_cgroup: Path, target: int) -> None:
+    number = attached(leaf_cgroup / "inner", AttachFlag(0), "ct_fault_leaf")
+    found = diagnose(chadthrottle, target)
+    found.names_only("CT-CONFLICT-02", "exclusive", "ct_fault_leaf", f"id {number}", f"{leaf_cgroup}/inner", status=0)
+    cured(chadthrottle, target, found, "CT-CONFLICT-02")
+
+
+def test_an_override_program_on_the_targets_own_cgroup(chadthrottle: Command, leaf_cgroup: Path, target: int) -> None:
+    number = attached(leaf_cgroup / "inner", AttachFlag.BPF_F_ALLOW_OVERRIDE, "ct_fault_over")
+    found = diagnose(chadthrottle, target)
+    found.names_only("CT-CONFLICT-02", "override program", "ct_fault_over", f"id {number}", "BPF_F_ALLOW_OVERRIDE")
+    cured(chadthrottle, target, found, "CT-CONFLICT-02")
+
+
+def test_an_override_program_on_an_ancestor_is_not_silenced_by_the_trial(
+    chadthrottle: Command, leaf_cgroup: Path, target: int
+) -> None:
+    number = attached(leaf_cgroup, AttachFlag.BPF_F_ALLOW_OVERRIDE, "ct_fault_above")
+    found = diagnose(chadthrottle, target)
+    found.names_only(
+        "CT-CONFLICT-03", "override program", "ct_fault_above", f"id {number}", f"{leaf_cgroup} ", status=0
+    )
+    assert found["CT-ATTACH-05"]["because"] == "CT-CONFLICT-03", "nothing was attached below it"
+    cured(chadthrottle, target, found, "CT-CONFLICT-03")
+
+
+def test_sixty_four_programs(chadthrottle: Command, leaf_cgroup: Path, target: int) -> None:
+    inner = leaf_cgroup / "inner"
+    last = 0
+    for _ in range(MAX_CGROUP_PROGRAMS):
+        last = attached(inner, AttachFlag.BPF_F_ALLOW_MULTI, "ct_fault_many")
+    found = diagnose(chadthrottle, target)
+    found.names_only("CT-CONFLICT-04", "64 programs", str(inner), "E2BIG", f"id {last}", status=0)
+    cured(chadthrottle, target, found, "CT-CONFLICT-04")
+
+
+def test_neighbours_that_tolerate_others_are_listed_and_no_conflict(
+    chadthrottle: Command, leaf_cgroup: Path, target: int
+) -> None:
+    number = attached(leaf_cgroup, AttachFlag.BPF_F_ALLOW_MULTI, "ct_neighbour")
+    with ExitStack() as stack:
+        linked = stack.enter_context(load_for(EGRESS, "ct_linked"))
+        link = stack.enter_context(attach_cgroup(linked, leaf_cgroup / "inner"))
+        found = diagnose(chadthrottle, target)
+        found.is_well("CT-CONFLICT-01", "CT-CONFLICT-02", "CT-CONFLICT-03", "CT-CONFLICT-04", "CT-ATTACH-05")
+        listed = found["CT-CONFLICT-01"]["details"]
+        assert any(f'"ct_neighbour" (id {number}), no link' in line and str(leaf_cgroup) in line for line in listed)
+        assert any(f"link {link.id}" in line and '"ct_linked"' in line for line in listed)
