@@ -12,10 +12,11 @@ from chadthrottle.bpf.cgroupfs import mounts
 from chadthrottle.bpf.errors import errno_name
 from chadthrottle.doctor.bpffs import BPFFS
 from chadthrottle.doctor.check import Check, Context
-from chadthrottle.doctor.consequences import WITHOUT_CGROUP2, lack_of_root
+from chadthrottle.doctor.consequences import ATTACHING, WITHOUT_CGROUP2, lack_of_root
 from chadthrottle.doctor.delegation import told
 from chadthrottle.doctor.finding import Group, Need, Outcome, failed, ok, unknown, warning
-from chadthrottle.doctor.target import SOCKETS, TARGET, TARGET_CGROUP
+from chadthrottle.doctor.target import NO_ROOT_CGROUP, SOCKETS, TARGET, TARGET_CGROUP
+from chadthrottle.doctor.trial_guard import own_name
 from chadthrottle.errors import ChadthrottleError, KernelCannotError
 
 __all__ = ["CHECKS"]
@@ -70,7 +71,7 @@ def _root(_context: Context) -> Outcome:
                 "  nsenter --cgroup=/proc/1/ns/cgroup --mount=/proc/1/ns/mnt chadthrottle doctor",
                 "--at leaf works from here, for sockets made in the program's own cgroup.",
             ),
-            blocks=frozenset({Need.ROOT_CGROUP}),
+            blocks=WITHOUT_CGROUP2,
         )
     return ok(f"{top}")
 
@@ -92,21 +93,14 @@ def _user() -> str:
 
 
 def _making(context: Context) -> Outcome:
-    parent = _where_to_make()
-    path = parent / f"chadthrottle-doctor-{os.getpid()}-made"
+    parent = cgroup.root()
+    path = parent / own_name()
     try:
         path.mkdir()
     except OSError as error:
         return _not_made(context, path, error)
     path.rmdir()
     return ok(f"can be made and removed in {parent}")
-
-
-def _where_to_make() -> Path:
-    try:
-        return cgroup.root()
-    except KernelCannotError:
-        return cgroup.places()[0]
 
 
 def _not_made(context: Context, path: Path, error: OSError) -> Outcome:
@@ -131,20 +125,21 @@ def _not_made(context: Context, path: Path, error: OSError) -> Outcome:
         came_back=errno_name(number),
         means="limits need no cgroup of their own, but without one nothing can be tried where it disturbs nobody",
         cure=(cure,),
-    )._replace(blocks=frozenset({Need.CGROUP_MAKING, Need.LEAF}))
+    )._replace(blocks=ATTACHING | {Need.CGROUP_MAKING})
 
 
 def _checks() -> Iterator[Check]:
     in_cgroup2 = frozenset({Need.CGROUP2})
     yield Check("CT-CGROUP-01", Group.CGROUPS, "cgroup2", _mounted)
-    yield Check("CT-CGROUP-02", Group.CGROUPS, "its root", _root, in_cgroup2)
     yield BPFFS
+    # What a part of the tree is enough for, before its root is asked for.
     yield Check("CT-CGROUP-04", Group.CGROUPS, "the caller's cgroup", _own, in_cgroup2)
-    making = in_cgroup2 | {Need.CGROUP_MAKING}
-    yield Check("CT-CGROUP-05", Group.CGROUPS, "a cgroup of our own", _making, making)
     yield TARGET
     yield TARGET_CGROUP
     yield SOCKETS
+    yield Check(NO_ROOT_CGROUP, Group.CGROUPS, "its root", _root, in_cgroup2)
+    making = in_cgroup2 | {Need.CGROUP_MAKING}
+    yield Check("CT-CGROUP-05", Group.CGROUPS, "a cgroup of our own", _making, making)
 
 
 CHECKS: tuple[Check, ...] = tuple(_checks())

@@ -15,7 +15,7 @@ from chadthrottle.doctor.check import Check, Context
 from chadthrottle.doctor.consequences import lack_of_root
 from chadthrottle.doctor.finding import Group, Outcome, ok, unknown, warning
 
-__all__ = ["LOG", "NET_CLS", "in_use", "lines_about", "read_log"]
+__all__ = ["LOG", "NET_CLS", "after_the_trap", "in_use", "lines_about", "read_log"]
 
 # include/linux/syslog.h of the kernel; klogctl(3)
 _SYSLOG_ACTION_READ_ALL = 3
@@ -89,11 +89,15 @@ def _net_cls(context: Context) -> Outcome:
     named = " and ".join(mounted)
     if not _has_trap():
         return ok(f"{named} in use, and this kernel keeps them apart from cgroup2 (since 5.15)")
-    log = context.shared.get("kernel_log")
+    return after_the_trap(named, context.shared.get("kernel_log"), lack_of_root(context))
+
+
+def after_the_trap(named: str, log: list[str] | None, because: str) -> Outcome:
+    """On a kernel with the trap, where `named` is in a hierarchy: what the log (None: closed to us) says came of it."""
     if log is None:
         return unknown(
             f"{named} in use; whether that has switched cgroup2 off for sockets stands in the log, which is closed",
-            because=lack_of_root(context),
+            because=because,
         )
     said = [line for line in log if _DISABLED in line]
     if not said:

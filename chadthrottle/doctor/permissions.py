@@ -130,7 +130,7 @@ def _process_numbers(context: Context) -> Outcome:
             came_back="other inodes than those of the initial namespaces",
             means=rest or "nothing that is told of a process can be trusted",
             cure=(error.hint or "Run chadthrottle on the host.",),
-            blocks=frozenset({Need.TARGET, Need.TARGET_CGROUP}),
+            blocks=frozenset({Need.PROCESS_NUMBERS, Need.TARGET, Need.TARGET_CGROUP}),
         )
     return ok("the kernel's own")
 

@@ -11,7 +11,9 @@ from chadthrottle.errors import ChadthrottleError, KernelCannotError, NotPermitt
 from chadthrottle.model import ProcessIdentity
 from chadthrottle.procs import NoSuchProcessError, ThreadIdError, inspect
 
-__all__ = ["SOCKETS", "TARGET", "TARGET_CGROUP"]
+__all__ = ["NO_ROOT_CGROUP", "SOCKETS", "TARGET", "TARGET_CGROUP"]
+
+NO_ROOT_CGROUP = "CT-CGROUP-02"
 
 _DOCTOR = "sudo chadthrottle doctor {pid}"
 _NONE = "none was asked about: chadthrottle doctor PID looks at one"
@@ -61,9 +63,10 @@ def _target_cgroup(context: Context) -> Outcome:
 
 
 def _out_of_sight(context: Context, error: KernelCannotError) -> Outcome:
-    root = next((each for each in context.findings if each.id == "CT-CGROUP-02"), None)
-    if root is not None and root.is_cause:
-        return unknown(error.message, because=root.id)._replace(blocks=frozenset({Need.TARGET_CGROUP}))
+    try:
+        cgroup.root()
+    except KernelCannotError:
+        return unknown(error.message, because=NO_ROOT_CGROUP)._replace(blocks=frozenset({Need.TARGET_CGROUP}))
     return failed(
         error.message,
         tried=f"the mounts of cgroup2, and every cgroup.procs below them, for {context.pid}",

@@ -91,7 +91,7 @@ def diagnose(
     variables: Mapping[str, str] | None = None,
 ) -> Diagnosis:
     """Run it; `setup` and `wrapper` as for Command. It is no fault of doctor's, whatever is spoiled."""
-    answer = chadthrottle("doctor", "--json", *words, setup=setup, wrapper=wrapper, variables=variables)
+    answer = chadthrottle("doctor", "--json", *words, setup=setup.rstrip("; "), wrapper=wrapper, variables=variables)
     assert "Traceback" not in answer.err, answer.err
     assert answer.out, (answer.status, answer.err)
     report = answer.json()
@@ -121,7 +121,8 @@ def without_root() -> Iterator[tuple[str, ...]]:
         program = (
             f"import os, sys; sys.path.insert(0, {str(package)!r}); import click, json, textwrap; "
             "import elftools.elf.structs, pyroute2, psutil, chadthrottle.netlink, chadthrottle.bpf.elf; "
-            "import chadthrottle.cli as cli, chadthrottle.cli.doctor, chadthrottle.cli.doctor_text, chadthrottle.doctor; "
+            "import chadthrottle.doctor, chadthrottle.cli.doctor, chadthrottle.cli.doctor_text; "
+            "import chadthrottle.cli as cli; "
             f"sys.argv = sys.argv[3:]; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); "
             "sys.exit(cli.main())"
         )

@@ -1,9 +1,19 @@
 """doctor, system: what is read, and what is made of it."""
 
+import errno
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from chadthrottle.bpf import features
+from chadthrottle.bpf.features import Support, TrialResult
 from chadthrottle.bpf.kconfig import Kconfig
+from chadthrottle.doctor import resource_limits
+from chadthrottle.doctor.check import Context
 from chadthrottle.doctor.finding import Status
 from chadthrottle.doctor.kernel_config import OPTIONS, missing
-from chadthrottle.doctor.kernel_log import in_use, lines_about
+from chadthrottle.doctor.kernel_log import after_the_trap, in_use, lines_about
 from chadthrottle.doctor.neighbours import enabled, table_names, version_of
 from chadthrottle.doctor.network_settings import about_jit
 
@@ -37,6 +47,35 @@ def test_which_old_controllers_are_in_use() -> None:
     assert in_use(CGROUPS.format(7, 0)) == ["net_cls"]
     assert in_use(CGROUPS.format(7, 7)) == ["net_cls", "net_prio"]
     assert in_use("") == []
+
+
+def test_what_became_of_the_trap() -> None:
+    line = "[ 9.0] cgroup: disabling cgroup2 socket matching due to net_prio or net_cls activation"
+    sprung = after_the_trap("net_cls", ["[ 1.0] cgroup: something else", line], "")
+    assert sprung.status is Status.WARNING
+    assert sprung.came_back == line
+    assert sprung.cure
+    assert after_the_trap("net_cls", ["[ 1.0] cgroup: something else"], "").status is Status.OK
+    closed = after_the_trap("net_cls", None, "CT-PERM-02")
+    assert (closed.status, closed.because) == (Status.UNKNOWN, "CT-PERM-02")
+
+
+@pytest.mark.parametrize(
+    ("charged", "number", "status"),
+    [
+        (Support.UNSUPPORTED, errno.EPERM, Status.FAILED),
+        (Support.UNSUPPORTED, 0, Status.OK),
+        (Support.UNSUPPORTED, errno.ENOMEM, Status.UNKNOWN),
+        (Support.SUPPORTED, errno.EPERM, Status.OK),
+    ],
+)
+def test_locked_memory(charged: Support, number: int, status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on kernels before 5.11, which charge it."""
+    monkeypatch.setattr(features, "probe", lambda _: TrialResult(charged))
+    monkeypatch.setattr(resource_limits, "_make_map", lambda _: number)
+    outcome = resource_limits.LOCKED_MEMORY.run(Context(base=Path("/"), stack=ExitStack()))
+    assert outcome.status is status
+    assert bool(outcome.cure) == (status is Status.FAILED)
 
 
 def test_the_version_of_systemd() -> None:
