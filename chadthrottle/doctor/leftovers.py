@@ -164,6 +164,9 @@ def _queues(context: Context, pinned: Pinned) -> Outcome:
     names = tuple(map(str, found)) + tuple(f"pin links/{name}" for name in pinned.stray_links)
     if not names:
         return ok("no IFB device, filter or tcx link of ours without a queue")
+    keeper = _keeper_of_records(pinned)
+    if keeper:
+        return unknown(f"whether they are in use is not to be told: {_short(names)}", because=keeper)
 
     def fix(pins: Pins) -> None:
         remove(found)
@@ -181,6 +184,15 @@ def _queues(context: Context, pinned: Pinned) -> Outcome:
         locked=pinned.current is not Current.NONE,
         details=names,
     )
+
+
+def _keeper_of_records(pinned: Pinned) -> str:
+    """The id of the finding about pins that say whose a queue is, and that cannot be read; they take it with them."""
+    if pinned.others:
+        return "CT-LEFT-02"
+    if pinned.unfinished:
+        return "CT-LEFT-01"
+    return "CT-LEFT-03" if pinned.current in (Current.INCOMPLETE, Current.UNHELD) else ""
 
 
 def _cgroups(context: Context) -> Outcome:
