@@ -15,14 +15,14 @@ _IS_WHAT = {
     "README.txt": "what is in the archive",
     "doctor.txt": "what chadthrottle doctor says, in full",
     "doctor.json": "the same, for programs",
-    "versions.txt": "chadthrottle, Python, libraries, BPF objects, kernel",
-    "kernel-config.txt": "the kernel's options for BPF, cgroups and queues",
+    "versions.txt": "chadthrottle, Python, libraries, kernel",
+    "kernel-config.txt": "options for BPF, cgroups, queues",
     "cgroups.txt": "the cgroup tree",
-    "programs.txt": "BPF programs: ids, types, names, where attached",
-    "links.txt": "BPF links: ids, types, where attached",
+    "programs.txt": "BPF programs, and where attached",
+    "links.txt": "BPF links, and where attached",
     "limits.json": "what chadthrottle list --json says",
-    "verifier.txt": "what the kernel's verifier says of our objects",
-    "kernel-log.txt": "lines of the kernel log about BPF and cgroups",
+    "verifier.txt": "what the verifier says of our objects",
+    "kernel-log.txt": "its lines about BPF and cgroups",
 }
 
 
