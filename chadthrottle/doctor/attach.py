@@ -7,14 +7,16 @@ Minimal works and ours does not: our program. The root works and another does no
 works: the kernel, or what keeps this process from it.
 """
 
+from pathlib import Path
+
 from chadthrottle import cgroup
 from chadthrottle.bpf.cgroup_link import has_links
 from chadthrottle.bpf.errors import BpfError
 from chadthrottle.doctor import wrong_ways
 from chadthrottle.doctor.check import Check, Context
 from chadthrottle.doctor.conflicts import TARGET_REFUSED
-from chadthrottle.doctor.finding import Group, Need, Outcome, Status, ok, unknown, warning
-from chadthrottle.doctor.programs_on import target_cgroup
+from chadthrottle.doctor.finding import Finding, Group, Need, Outcome, Status, ok, unknown, warning
+from chadthrottle.doctor.programs_on import target_cgroup, way_up
 from chadthrottle.doctor.trial import Bench, Method, StepError
 from chadthrottle.doctor.trial_guard import sweep
 from chadthrottle.doctor.trial_place import Place, bench_of, own, place
@@ -110,6 +112,9 @@ def _at_target(context: Context) -> Outcome:
 
 
 def _at_target_legacy(context: Context) -> Outcome:
+    linked = _finding(context, _TARGET)
+    if linked.is_cause or linked.outcome.because:
+        return _unknown_as(context, _TARGET)
     where = _target_place(context)
     if isinstance(where, Outcome):
         return where
@@ -131,7 +136,16 @@ def _target_place(context: Context) -> Place | Outcome:
         return unknown(f"process {context.pid} has ended, or its cgroup is not to be seen from here")
     if path == cgroup.root():
         return _as(context, _ROOT, "it is the root")
+    if _is_frozen(path):
+        # So would be the process of ours that has to send something there.
+        return unknown(f"not tried: {path} is frozen", means="nothing in it runs, and so nothing sends or receives")
     return place(context, path)
+
+
+def _is_frozen(path: Path) -> bool:
+    """By cgroup.freeze, its own or one above (Linux 5.2)."""
+    files = (each / "cgroup.freeze" for each in way_up(path))
+    return any(file.read_text(encoding="ascii").strip() == "1" for file in files if file.exists())
 
 
 def _without_link(context: Context, made: Bench, where: Place, linked: str) -> Outcome:
@@ -183,8 +197,12 @@ def _as(context: Context, check_id: str, why: str) -> Outcome:
 
 def _unknown_as(context: Context, check_id: str) -> Outcome:
     """Not tried, because another check did not end well: it is the cause, or names it."""
-    other = next(each for each in context.findings if each.id == check_id)
+    other = _finding(context, check_id)
     return unknown("not tried", because=check_id if other.is_cause else other.outcome.because)
+
+
+def _finding(context: Context, check_id: str) -> Finding:
+    return next(each for each in context.findings if each.id == check_id)
 
 
 _NEEDS = frozenset({Need.BPF, Need.CGROUP2})

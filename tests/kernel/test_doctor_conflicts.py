@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chadthrottle import cgroup
 from chadthrottle.bpf import attr
 from chadthrottle.bpf.cgroup_link import attach_cgroup
 from chadthrottle.bpf.cgroupfs import open_cgroup
@@ -14,8 +15,12 @@ from chadthrottle.bpf.constants import AttachFlag, AttachType, BpfCmd
 from chadthrottle.bpf.programs import Program
 from chadthrottle.bpf.query import MAX_CGROUP_PROGRAMS
 from chadthrottle.bpf.syscall import bpf
+from chadthrottle.doctor import attach as attach_checks
+from chadthrottle.doctor import conflicts, examine
+from chadthrottle.doctor.finding import Report, Status
 from tests.support.command import Command
 from tests.support.doctor import Diagnosis, diagnose, sleeping
+from tests.support.objects import built_objects
 from tests.support.raw_programs import load_for
 
 EGRESS = AttachType.BPF_CGROUP_INET_EGRESS
@@ -31,19 +36,19 @@ def target(leaf_cgroup: Path) -> Iterator[int]:
         yield pid
 
 
-def attach(program: Program, cgroup: Path, flags: AttachFlag) -> None:
+def attach(program: Program, path: Path, flags: AttachFlag) -> None:
     """BPF_PROG_ATTACH, as others do it: it stays until it is detached or the cgroup is removed."""
-    with open_cgroup(cgroup) as directory:
+    with open_cgroup(path) as directory:
         request = attr.ProgAttach(
             target_fd=directory.fd, attach_bpf_fd=program.fd, attach_type=EGRESS, attach_flags=flags
         )
         bpf(BpfCmd.BPF_PROG_ATTACH, request)
 
 
-def attached(cgroup: Path, flags: AttachFlag, name: str) -> int:
+def attached(path: Path, flags: AttachFlag, name: str) -> int:
     """The program's id."""
     with load_for(EGRESS, name) as program:
-        attach(program, cgroup, flags)
+        attach(program, path, flags)
         return program.info().id
 
 
@@ -109,3 +114,37 @@ def test_neighbours_that_tolerate_others_are_listed_and_no_conflict(
         listed = found["CT-CONFLICT-01"]["details"]
         assert any(f'"ct_neighbour" (id {number}), no link' in line and str(leaf_cgroup) in line for line in listed)
         assert any(f"link {link.id}" in line and '"ct_linked"' in line for line in listed)
+
+
+def as_root(patch: pytest.MonkeyPatch, directory: Path) -> Report:
+    """What doctor says if this is the root: nothing is to be tried out on the machine's own."""
+    patch.setattr(cgroup, "root", lambda: directory)
+    return examine(checks=(*conflicts.CHECKS, *attach_checks.CHECKS))
+
+
+def test_on_the_root_an_exclusive_program_keeps_all_limits_off(
+    monkeypatch: pytest.MonkeyPatch, leaf_cgroup: Path
+) -> None:
+    built_objects("trial")
+    attached(leaf_cgroup, AttachFlag(0), "ct_fault_root")
+    report = as_root(monkeypatch, leaf_cgroup)
+    (cause,) = (each for each in report.findings if each.is_cause)
+    assert (cause.id, cause.outcome.status) == ("CT-CONFLICT-02", Status.FAILED)
+    assert report.exit_code == 5
+    others = {each.outcome.because for each in report.findings if each.outcome.status is Status.UNKNOWN}
+    assert others == {"CT-CONFLICT-02"}
+    commands = [line.removeprefix("sudo ") for line in cause.outcome.cure if line.startswith("sudo ")]
+    subprocess.run(["sh", "-ec", "; ".join(commands)], check=True)
+    assert as_root(monkeypatch, leaf_cgroup).exit_code == 0
+
+
+def test_on_the_root_64_programs_leave_no_room_for_limits(monkeypatch: pytest.MonkeyPatch, leaf_cgroup: Path) -> None:
+    built_objects("trial")
+    for _ in range(MAX_CGROUP_PROGRAMS):
+        attached(leaf_cgroup, AttachFlag.BPF_F_ALLOW_MULTI, "ct_fault_many")
+    report = as_root(monkeypatch, leaf_cgroup)
+    (cause,) = (each for each in report.findings if each.is_cause)
+    assert (cause.id, cause.outcome.status) == ("CT-CONFLICT-04", Status.FAILED)
+    state = {each.id: each.outcome for each in report.findings}
+    assert state["CT-ATTACH-02"].status is Status.OK, "a cgroup of our own has room"
+    assert state["CT-ATTACH-07"].because == state["CT-ATTACH-08"].because == "CT-CONFLICT-04"
