@@ -2,7 +2,7 @@
 
 from chadthrottle.abi import ThrottleDirection, ThrottleWhy
 from chadthrottle.doctor.check import Check, Context
-from chadthrottle.doctor.finding import Group, Need, Outcome, ok, unknown, warning
+from chadthrottle.doctor.finding import Group, Need, Outcome, Status, ok, unknown, warning
 from chadthrottle.doctor.our_pins import Current, Pinned, told
 from chadthrottle.enforce.rules import Rule
 from chadthrottle.errors import ChadthrottleError
@@ -10,9 +10,10 @@ from chadthrottle.errors import ChadthrottleError
 __all__ = ["CHECKS"]
 
 _REPAIR = "sudo timeout 2 chadthrottle watch"
+_QUEUES = "CT-ENF-06"
 _PAST_THE_QUEUE = 0.05
-"""Of what passed; a few packets meet no queue when a limit is new."""
-_ENOUGH_BYTES = 1_000_000
+"""Of what has passed since this doctor first looked. What went past the queue before that may be cured by now."""
+_ENOUGH_BYTES = 50_000
 
 
 def _devices(context: Context, pinned: Pinned) -> Outcome:
@@ -69,14 +70,17 @@ def _policed(context: Context, pinned: Pinned) -> Outcome:
         ThrottleWhy.UNFINISHED: "the command was killed",
     }
     found = []
+    disturbed = context.status_of(_QUEUES) is not Status.OK
+    now = {} if disturbed else _now(context)
     for rule in pinned.limited:
         reason = why.get(ThrottleWhy(rule.rule.why))
         if reason:
             found.append(f"{_name(rule)}: {reason} when the limit was set")
-        share = _share_past(rule)
+        share = _share_past(rule, now.get(rule.id))
         if share > _PAST_THE_QUEUE:
-            found.append(f"{_name(rule)}: {share:.0%} of its downloads went past the queue")
-    del context
+            found.append(f"{_name(rule)}: {share:.0%} of what arrives goes past the queue")
+    if disturbed and not found:
+        return unknown("what goes past the queue is not to be told", because=_QUEUES)
     if not found:
         return ok("limits in force hold by the means they were set with" if pinned.limited else "nothing is limited")
     return warning(
@@ -119,10 +123,23 @@ def _ended(context: Context, pinned: Pinned) -> Outcome:
     )
 
 
-def _share_past(rule: Rule) -> float:
-    count = rule.meter.count[ThrottleDirection.DOWN]
-    total = int(count.policed_bytes) + int(count.queued_bytes)
-    return count.policed_bytes / total if ThrottleDirection.DOWN in rule.queued and total > _ENOUGH_BYTES else 0.0
+def _now(context: Context) -> dict[int, Rule]:
+    """The rules again: doctor took a second or so since it first looked, and their counters have moved."""
+    from chadthrottle.limits.meters import read_meters
+
+    try:
+        return {number: each.rule for number, each in read_meters(context.base).items()}
+    except (ChadthrottleError, OSError):  # removed meanwhile
+        return {}
+
+
+def _share_past(before: Rule, now: Rule | None) -> float:
+    if now is None or ThrottleDirection.DOWN not in now.queued:
+        return 0.0
+    first, second = (each.meter.count[ThrottleDirection.DOWN] for each in (before, now))
+    policed = int(second.policed_bytes) - int(first.policed_bytes)
+    total = policed + int(second.queued_bytes) - int(first.queued_bytes)
+    return policed / total if total > _ENOUGH_BYTES else 0.0
 
 
 def _names(rules: list[Rule] | tuple[Rule, ...]) -> str:
@@ -136,7 +153,7 @@ def _name(rule: Rule) -> str:
 _PINNED = frozenset({Need.BPF, Need.BPFFS})
 
 CHECKS: tuple[Check, ...] = (
-    Check("CT-ENF-06", Group.ENFORCEMENT, "queues in force", told(_devices), _PINNED),
+    Check(_QUEUES, Group.ENFORCEMENT, "queues in force", told(_devices), _PINNED),
     Check("CT-ENF-07", Group.ENFORCEMENT, "limits in force", told(_policed), _PINNED),
     Check("CT-ENF-08", Group.ENFORCEMENT, "children in force", told(_room), _PINNED),
     Check("CT-ENF-09", Group.ENFORCEMENT, "ended limits", told(_ended), _PINNED),
