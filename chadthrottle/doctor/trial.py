@@ -108,9 +108,10 @@ class Bench:
                         attached.enter_context(self._attached(ours.programs[name], place, hook, method))
                         for name, hook in PROGRAMS.items()
                     ]
-                    told += _talk(near, far, (here, there))
-                    told += _counted(ours.maps["sockets"].lookup(key))
-                _require_free(near, far, (here, there))
+                    kept_back = _talk(near, far, (here, there))
+                    told += kept_back + _counted(ours.maps["sockets"].lookup(key))
+                if not kept_back:
+                    _require_free(near, far, (here, there))
                 near.ask("close")
                 far.ask("close")
             except BaseException:
@@ -250,12 +251,12 @@ def _detach(link: Link, program_id: int, place: Path, hook: AttachType, method: 
 
 
 def _talk(near: "Inhabitant", far: "Inhabitant", ports: tuple[int, int]) -> list[str]:
-    """Both ways: one that passes, one to be dropped, one that passes. What was found."""
+    """Both ways: one that passes, one to be dropped, one that passes. Who else keeps packets back, if somebody does."""
     told = []
     sizes = [_BEFORE, TRIAL_DROPPED_BYTES, _AFTER]
     for direction, sender, receiver, address, port in _ways(near, far, ports):
         errors = sender.ask("send", address, port, sizes)
-        heard = receiver.ask("hear", 2)
+        heard = receiver.ask("hear", 2) if len(errors) < len(sizes) - 1 else []
         if TRIAL_DROPPED_BYTES in heard:
             raise StepError(
                 f"drop on {direction}", "the packet arrived", "the kernel did not do as the attached program answered"
@@ -286,7 +287,7 @@ def _counted(value: bytes | None) -> list[str]:
 
 
 def _require_free(near: "Inhabitant", far: "Inhabitant", ports: tuple[int, int]) -> None:
-    """Detached, a program drops nothing: its packet arrives, if any does."""
+    """Detached, a program drops nothing."""
     for direction, sender, receiver, address, port in _ways(near, far, ports):
         sender.order("send", address, port, [TRIAL_DROPPED_BYTES, _AFTER])
         sender.answer()

@@ -8,7 +8,8 @@ __all__ = ["Talker"]
 SO_MARK, SO_COOKIE = 36, 57  # include/uapi/asm-generic/socket.h; Python 3.11 names SO_MARK only
 _HEADERS = 28
 """IPv4 and UDP, in bytes: sizes here are those of whole IP packets, as programs see them."""
-_PATIENCE_S = 1.0
+_PATIENCE_S = 0.5
+"""For a packet that something else keeps back: those that come take microseconds."""
 
 
 class Talker:
