@@ -15,9 +15,6 @@ if TYPE_CHECKING:  # netlink is imported when it is needed
 
 __all__ = ["CHECKS"]
 
-_LEAST, _MOST = 0.8, 1.25
-"""Of what was asked: a quarter of a second on a busy machine is no precise measurement; verify makes one."""
-
 _FLIGHT = "the canary's flight"
 _NAMES = {Direction.UP: "uploads", Direction.DOWN: "downloads"}
 _BETTER = "Downloads are policed instead: packets above the rate are dropped, and sent again. Limits hold all the same."
@@ -114,18 +111,18 @@ def _transfer(context: Context, direction: Direction) -> Outcome:
     skipped = _grounded(context)
     if skipped:
         return skipped
-    from chadthrottle.doctor.canary import ASKED_BYTES_PER_S
+    from chadthrottle.doctor.canary import ASKED_BYTES_PER_S, LEAST, MOST
 
     flight = _flight(context)
     name = _NAMES[direction]
     if direction in flight.unmeasured:
         return unknown(f"{name} were not measured", tried="1 MB under a limit", came_back=flight.unmeasured[direction])
     asked, achieved = ASKED_BYTES_PER_S, flight.achieved[direction]
-    ratio = achieved / asked
+    ratio = flight.ratio(direction)
     queued = flight.engine.get(direction) is Engine.QUEUE
     means = {Direction.UP: "paced"}.get(direction, "policed") if not queued else "queued"
     told = f"asked {format_rate(asked)}, achieved {achieved / 1e6:.2f} MB/s ({ratio:.0%}), {means}"
-    if _LEAST <= ratio <= _MOST:
+    if LEAST <= ratio <= MOST:
         if direction is Direction.DOWN and not queued and context.status_of("CT-ENF-01") is Status.OK:
             return warning(
                 f"{told}, although a queue can be made",
@@ -138,7 +135,7 @@ def _transfer(context: Context, direction: Direction) -> Outcome:
     return warning(
         told,
         tried=f"1 MB of {name} at {format_rate(asked)} between two network namespaces",
-        came_back=f"{achieved} bytes/s over a quarter of a second",
+        came_back=f"{achieved} bytes/s, after three attempts",
         means="Too much: the limit does not hold. Too little: it holds too much, or this machine is busy just now.",
         cure=(
             "Again when the machine is quiet: sudo chadthrottle doctor",

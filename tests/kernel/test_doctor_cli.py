@@ -1,6 +1,7 @@
 """`chadthrottle doctor` on a healthy machine, without root, and when a check of its own is broken."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from chadthrottle.doctor.catalogue import CHECKS
 from chadthrottle.doctor.check import Check, Context
 from chadthrottle.doctor.examine import examine
 from chadthrottle.doctor.finding import Group, Outcome
-from tests.support.command import Command
-from tests.support.doctor import diagnose, without_root
+from tests.support.command import PROGRAM, Command
+from tests.support.doctor import causes, diagnose, without_root
 from tests.support.leftovers import Machine
 from tests.support.patience import patient
 
@@ -86,6 +87,31 @@ def test_check_that_is_broken(
     assert "CT-DOCTOR-01" in told
     assert "nobody thought of this" in told
     assert "CT-LEFT-01" in told or "9 checks" in told
+
+
+@pytest.mark.parametrize("after_s", [0.3, 0.6, 0.9, 1.2, 1.5])
+def test_killed(after_s: float, chadthrottle: Command) -> None:
+    """An empty cgroup may stay, which the next doctor names, and --fix removes."""
+    before = Machine.now()
+    with subprocess.Popen(chadthrottle.line("doctor"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as doctor:
+        time.sleep(patient(after_s))
+        doctor.kill()
+    assert not before.additions()
+    assert set(diagnose(chadthrottle).causes) <= {"CT-LEFT-08"}
+    diagnose(chadthrottle, "--fix").is_well()
+    diagnose(chadthrottle).is_well("CT-LEFT-08")
+
+
+def test_doctor_under_a_limit(chadthrottle: Command, leaf_cgroup: Path) -> None:
+    """Its own transfer would be held by that limit: not measured, and no alarm."""
+    words = ("run", "10mbit", "--as-root", "--at", leaf_cgroup, "--", *PROGRAM, "doctor", "--json")
+    answer = chadthrottle(*words)
+    assert answer.status == 0, answer
+    report = answer.json()
+    assert causes(report) == []
+    (limit,) = (each for each in report["findings"] if each["id"] == "CT-ENF-02")
+    assert limit["status"] == "could not tell"
+    assert "runs under the limit" in limit["summary"]
 
 
 def test_root_alone(chadthrottle: Command) -> None:
