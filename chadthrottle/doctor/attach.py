@@ -17,9 +17,10 @@ from chadthrottle.doctor.check import Check, Context
 from chadthrottle.doctor.conflicts import TARGET_REFUSED
 from chadthrottle.doctor.finding import Finding, Group, Need, Outcome, Status, ok, unknown, warning
 from chadthrottle.doctor.programs_on import target_cgroup, way_up
-from chadthrottle.doctor.trial import Bench, Method, StepError
+from chadthrottle.doctor.trial import Bench
 from chadthrottle.doctor.trial_guard import sweep
 from chadthrottle.doctor.trial_place import Place, bench_of, own, place
+from chadthrottle.doctor.trial_steps import Method, StepError
 from chadthrottle.doctor.trial_verdict import as_warning, verdict
 
 __all__ = ["CHECKS"]

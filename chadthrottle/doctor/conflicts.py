@@ -5,6 +5,7 @@ in the way of --at: a program at the root runs for all below, whatever they have
 kernel/bpf/cgroup.c). Hence failed for the root, and a warning for the rest.
 """
 
+import shlex
 from pathlib import Path
 
 from chadthrottle import cgroup
@@ -90,7 +91,7 @@ def _room(context: Context) -> Outcome:
     cure = (
         *(() if at_root else (f"{_AT_ROOT} So leave out --at.",)),
         "See whose they are, and have that stopped; the last of them, to detach it if nobody needs it:",
-        *(f"  sudo bpftool cgroup show {path}" for path in dict.fromkeys(each.path for each in full)),
+        *(f"  sudo bpftool cgroup show {shlex.quote(str(path))}" for path in dict.fromkeys(each.path for each in full)),
         *(detach_command(each, each.programs[-1]) for each in full),
     )
     blocks = frozenset({Need.ROOT_CGROUP})

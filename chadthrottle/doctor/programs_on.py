@@ -1,6 +1,7 @@
 """Which BPF programs sit on the cgroups from a program's own up to the root."""
 
 import errno
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -90,10 +91,10 @@ def flags_name(flags: AttachFlag) -> str:
 
 
 def detach_command(on: HookOn, program: AttachedProgram) -> str:
-    """What takes this program off."""
+    """What takes this program off. systemd's names have backslashes."""
     if program.id in on.links:
         return f"sudo bpftool link detach id {on.links[program.id]}"
-    return f"sudo bpftool cgroup detach {on.path} {hook_name(on.hook)} id {program.id}"
+    return f"sudo bpftool cgroup detach {shlex.quote(str(on.path))} {hook_name(on.hook)} id {program.id}"
 
 
 def _hooks_on(path: Path) -> list[HookOn]:

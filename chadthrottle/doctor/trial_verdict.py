@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from chadthrottle.bpf.errors import BpfError, errno_name
 from chadthrottle.doctor.finding import Outcome, Status, failed, ok, unknown
-from chadthrottle.doctor.trial import Method, NoNetworkError, StepError
 from chadthrottle.doctor.trial_place import Place
+from chadthrottle.doctor.trial_steps import Method, NoNetworkError, StepError
 from chadthrottle.errors import ChadthrottleError
 
 __all__ = ["as_warning", "verdict"]

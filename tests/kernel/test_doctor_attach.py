@@ -20,8 +20,10 @@ from chadthrottle.bpf.syscall import bpf
 from chadthrottle.doctor import attach, conflicts, examine, trial, trial_guard, trial_place
 from chadthrottle.doctor.check import Context
 from chadthrottle.doctor.finding import Finding, Report, Status
-from chadthrottle.doctor.trial import bench
+from chadthrottle.doctor.trial import MARK, bench
 from chadthrottle.doctor.trial_guard import HOOKS, sweep
+from chadthrottle.doctor.trial_moves import move
+from chadthrottle.doctor.trial_steps import FAR, NEAR, talk
 from tests.support.cgroups import cgroup2_root
 from tests.support.command import Command
 from tests.support.doctor import diagnose, sleeping
@@ -166,15 +168,15 @@ def remove(cgroup: Path) -> None:
 
 def before_nth_talk(patch: pytest.MonkeyPatch, number: int, then: Callable[[], object]) -> None:
     """`then` happens when the programs of the nth trial with packets are attached."""
-    real, calls = trial._talk, []
+    real, calls = talk, []
 
-    def talk(*arguments: Any) -> list[str]:
+    def talk_then(*arguments: Any) -> list[str]:
         calls.append(1)
         if len(calls) == number:
             then()
         return real(*arguments)
 
-    patch.setattr(trial, "_talk", talk)
+    patch.setattr(trial, "talk", talk_then)
 
 
 def test_our_own_cgroup_is_removed_under_us(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,19 +237,19 @@ def test_nobody_elses_packets_are_dropped(leaf_cgroup: Path) -> None:
     with bench(root(), with_leaf=True) as made:
         near, far = made._network()
         ours = made._loaded()
-        trial._move(near, leaf_cgroup)
+        move(near, leaf_cgroup)
         with ExitStack() as stack:
             for name, hook in trial_guard.PROGRAMS.items():
                 stack.enter_context(made._attached(ours.programs[name], leaf_cgroup, hook, "link"))
-            port, _ = far.ask("open", trial._FAR, 0)
-            for known, mark, arrives in ((False, trial._MARK, True), (True, 0, True), (True, trial._MARK, False)):
-                _, cookie = near.ask("open", trial._NEAR, mark)
+            port, _ = far.ask("open", FAR, 0)
+            for known, mark, arrives in ((False, MARK, True), (True, 0, True), (True, MARK, False)):
+                _, cookie = near.ask("open", NEAR, mark)
                 if known:
                     ours.maps["sockets"].update(cookie.to_bytes(8, "little"), bytes(TrialSocket()))
-                near.ask("send", trial._FAR, port, [TRIAL_DROPPED_BYTES, 100])
+                near.ask("send", FAR, port, [TRIAL_DROPPED_BYTES, 100])
                 assert far.ask("hear", 2 if arrives else 1) == ([TRIAL_DROPPED_BYTES, 100] if arrives else [100])
         near.ask("close")
-        trial._move(near, made.leaf or root())
+        move(near, made.leaf or root())
 
 
 def killed_in_a_legacy_trial(pid: int, *, with_guard: bool) -> None:
@@ -287,13 +289,13 @@ def _require_passing(cgroup: Path) -> None:
     """Whatever sits on the cgroup lets packets of the size pass that trials drop."""
     with bench(root(), with_leaf=True) as made:
         near, far = made._network()
-        trial._move(near, cgroup)
-        _, _ = near.ask("open", trial._NEAR, trial._MARK)
-        port, _ = far.ask("open", trial._FAR, trial._MARK)
-        near.ask("send", trial._FAR, port, [TRIAL_DROPPED_BYTES])
+        move(near, cgroup)
+        _, _ = near.ask("open", NEAR, MARK)
+        port, _ = far.ask("open", FAR, MARK)
+        near.ask("send", FAR, port, [TRIAL_DROPPED_BYTES])
         assert far.ask("hear", 1) == [TRIAL_DROPPED_BYTES]
         near.ask("close")
-        trial._move(near, made.leaf or root())
+        move(near, made.leaf or root())
 
 
 def test_killed_in_the_middle_its_guard_detaches(chadthrottle: Command, inner: Path, target: int) -> None:

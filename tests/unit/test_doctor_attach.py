@@ -11,8 +11,8 @@ import pytest
 from chadthrottle.bpf.errors import AttachError, BpfError, NotSupportedError
 from chadthrottle.doctor import trial_guard
 from chadthrottle.doctor.finding import Need, Outcome, Status, ok
-from chadthrottle.doctor.trial import NoNetworkError, StepError, _counted, _step
 from chadthrottle.doctor.trial_place import Place
+from chadthrottle.doctor.trial_steps import NoNetworkError, StepError, counted, step
 from chadthrottle.doctor.trial_verdict import as_warning, verdict
 from chadthrottle.errors import ChadthrottleError
 
@@ -38,7 +38,7 @@ def test_what_works_is_ok_with_what_was_seen() -> None:
 def test_a_refusal_names_step_errno_and_the_hints_commands() -> None:
     hint = "Attached so. Attach elsewhere, or detach it:\n  bpftool cgroup detach / cgroup_inet_egress id 7"
     refused = AttachError("BPF_LINK_CREATE", errno.EPERM, "link_create on /: EPERM: an exclusive program", hint=hint)
-    with pytest.raises(StepError) as raised, _step("link_create(flags 0)"):
+    with pytest.raises(StepError) as raised, step("link_create(flags 0)"):
         raise refused
     outcome = judged(raised.value)
     assert outcome.status is Status.FAILED
@@ -70,7 +70,7 @@ def test_without_a_network_nothing_is_said_of_packets() -> None:
 
 
 def test_no_links_is_no_attach_error() -> None:
-    with pytest.raises(StepError, match=r"5\.7"), _step("link_create(flags 0)"):
+    with pytest.raises(StepError, match=r"5\.7"), step("link_create(flags 0)"):
         raise NotSupportedError("BPF links", "5.7")
 
 
@@ -83,16 +83,16 @@ def test_what_limits_can_do_without_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "step"),
+    ("value", "wrong"),
     [
         (bytes(32), "count on egress"),
         (b"\x03".ljust(8, b"\0") + bytes(24), "drop on egress|count on ingress"),
         (None, "count on egress"),
     ],
 )
-def test_programs_that_see_nothing_or_are_not_obeyed(value: bytes | None, step: str) -> None:
-    with pytest.raises(StepError, match=step):
-        _counted(value)
+def test_programs_that_see_nothing_or_are_not_obeyed(value: bytes | None, wrong: str) -> None:
+    with pytest.raises(StepError, match=wrong):
+        counted(value)
 
 
 def test_cgroups_of_doctors_that_ended_are_told_from_those_in_use(tmp_path: Path) -> None:

@@ -53,3 +53,8 @@ def test_a_link_is_detached_by_its_own_id() -> None:
     legacy = on(LEAF, MULTI)
     assert detach_command(legacy, legacy.programs[0]) == f"sudo bpftool cgroup detach {LEAF} cgroup_inet_egress id 7"
     assert detach_command(legacy._replace(links={7: 9}), legacy.programs[0]) == "sudo bpftool link detach id 9"
+
+
+def test_systemds_names_survive_a_shell() -> None:
+    odd = on(Path(r"/cg/dev-disk-by\x2duuid.slice"), MULTI)
+    assert r"'/cg/dev-disk-by\x2duuid.slice'" in detach_command(odd, odd.programs[0])
