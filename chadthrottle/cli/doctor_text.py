@@ -17,6 +17,7 @@ from chadthrottle.model import SCHEMA
 __all__ = ["as_json", "as_text", "print_report", "print_report_json"]
 
 _STATUS, _ID = 9, 16
+_MOST_NAMED = 3
 _INDENT = " " * 4
 _BELOW = " " * (2 + _STATUS)
 _WORDS = {Status.OK: "ok", Status.WARNING: "warning", Status.FAILED: "FAILED", Status.UNKNOWN: "?"}
@@ -92,7 +93,7 @@ def _group(findings: list[Finding], *, verbose: bool, quiet: bool) -> Iterator[s
         yield _head(finding)
         yield from _about(finding, verbose=verbose)
     for cause, hidden in because.items():
-        names = ", ".join(each.id for each in hidden)
+        names = ", ".join(each.id for each in hidden) if len(hidden) <= _MOST_NAMED else f"{len(hidden)} checks"
         yield fitted(f"  {'?':{_STATUS}}not tried because of {cause}: {names}", _BELOW)
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from chadthrottle import __version__, cgroup
-from chadthrottle.bpf.errors import VerifierError
+from chadthrottle.bpf.errors import VerifierError, errno_name
 from chadthrottle.doctor.finding import Report, Status
 from chadthrottle.doctor.redact import Redactor
 from chadthrottle.errors import ChadthrottleError, NotPermittedError, UsageError
@@ -58,8 +58,7 @@ def collect(report: Report, text: str, as_json: str, redact: Redactor, pid: int 
         "kernel-log.txt": _kernel_log,
     }
     members = {name: _redacted(name, _or_why(part), redact) for name, part in parts.items()}
-    members["README.txt"] = _readme(members, redact)
-    return members
+    return {"README.txt": _readme(members, redact), **members}
 
 
 def require_free(path: Path) -> None:
@@ -123,7 +122,7 @@ def _or_why(part: Callable[[], str]) -> str:
     except ChadthrottleError as error:
         return f"{_NOT_THERE}: {error.message}\n"
     except OSError as error:
-        return f"{_NOT_THERE}: {error}\n"
+        return f"{_NOT_THERE}: {errno_name(error.errno or 0)}: {error.strerror}\n"
 
 
 def _readme(members: dict[str, str], redact: Redactor) -> str:

@@ -9,9 +9,9 @@ _QUEUE, _LIMIT, _UP, _DOWN = "CT-ENF-01", "CT-ENF-02", "CT-ENF-04", "CT-ENF-05"
 _WORKS = (Status.OK, Status.WARNING)
 
 _PLACES = (
-    ("the root cgroup, where throttle attaches", "CT-ATTACH-07", "CT-ATTACH-08"),
-    ("the program's own cgroup", "CT-ATTACH-05", "CT-ATTACH-06"),
-    ("a cgroup of doctor's own", "CT-ATTACH-02", "CT-ATTACH-04"),
+    ("at the root cgroup, the default", "CT-ATTACH-07", "CT-ATTACH-08"),
+    ("at the program's own", "CT-ATTACH-05", "CT-ATTACH-06"),
+    ("at one of doctor's making", "CT-ATTACH-02", "CT-ATTACH-04"),
 )
 """Where, and the ids of the findings about a link and about a legacy attachment there."""
 
@@ -43,17 +43,27 @@ def _downloads(context: Context) -> str:
 
 
 def _attaching(context: Context) -> str:
-    told = [each for each in (_at(context, *place) for place in _PLACES) if each]
-    return f"Attaching: {'; '.join(told)}." if told else f"Attaching: {_not_shown(context)}"
+    """Places of which the same holds are told together."""
+    told: dict[str, list[str]] = {}
+    for where, by_link, legacy in _PLACES:
+        how = _ways(context, by_link, legacy)
+        if how:
+            told.setdefault(how, []).append(where)
+    sentences = [f"{how} {_joined(places)}" for how, places in told.items()]
+    return f"Attaching: {'; '.join(sentences)}." if sentences else f"Attaching: {_not_shown(context)}"
 
 
-def _at(context: Context, where: str, by_link: str, legacy: str) -> str:
-    ways = {"by link": context.status_of(by_link), "without a link (legacy)": context.status_of(legacy)}
+def _ways(context: Context, by_link: str, legacy: str) -> str:
+    ways = {"by link": context.status_of(by_link), "without one (legacy)": context.status_of(legacy)}
     works = [way for way, status in ways.items() if status is Status.OK]
     failed = [way for way, status in ways.items() if status is Status.FAILED]
     if works:
-        return f"{where}: {' and '.join(works)}" + (f", not {' or '.join(failed)}" if failed else "")
-    return f"{where}: not possible" if failed else ""
+        return " and ".join(works) + (f", not {' or '.join(failed)}," if failed else "")
+    return "not possible" if failed else ""
+
+
+def _joined(places: list[str]) -> str:
+    return " and ".join([", ".join(places[:-1]), places[-1]] if len(places) > 1 else places)
 
 
 def _not_shown(context: Context) -> str:
