@@ -1,4 +1,4 @@
-"""The headers that BPF programs and Python share, as ctypes: ebpf/traffic.h, ebpf/throttle.h.
+"""The headers that BPF programs and Python share, as ctypes: ebpf/traffic.h, ebpf/throttle.h, ebpf/trial.h.
 
 Checked in tests/unit/test_abi.py against the BTF of the object that was built from them.
 """
@@ -13,6 +13,7 @@ __all__ = [
     "THROTTLE_MAX_QUEUES",
     "THROTTLE_QUEUE_CLASSES",
     "THROTTLE_QUEUE_MAJOR",
+    "TRIAL_DROPPED_BYTES",
     "ThrottleClass",
     "ThrottleCount",
     "ThrottleDevice",
@@ -31,6 +32,8 @@ __all__ = [
     "ThrottleWhy",
     "TrafficCount",
     "TrafficDirection",
+    "TrialDirection",
+    "TrialSocket",
 ]
 
 THROTTLE_QUEUE_MAJOR = 0xC7AD
@@ -391,3 +394,24 @@ class ThrottleMeter(ctypes.Structure):
     tcp_ns: int
     """CLOCK_BOOTTIME when TCP last offered data to upload."""
     untracked: int
+
+
+TRIAL_DROPPED_BYTES = 777
+"""The size of the packets that a trial drops, IP header and all."""
+
+
+class TrialDirection(IntEnum):
+    """enum trial_direction: the index into the arrays below."""
+
+    EGRESS = 0
+    INGRESS = 1
+
+
+class TrialSocket(ctypes.Structure):
+    """struct trial_socket, value of the map `sockets`, by socket cookie."""
+
+    _fields_ = (("packets", ctypes.c_uint64 * len(TrialDirection)), ("dropped", ctypes.c_uint64 * len(TrialDirection)))
+
+    packets: ctypes.Array[ctypes.c_uint64]
+    """All that came by, dropped ones too."""
+    dropped: ctypes.Array[ctypes.c_uint64]

@@ -13,11 +13,16 @@ from chadthrottle.bpf.errors import errno_name
 from chadthrottle.errors import KernelCannotError, NotPermittedError, UsageError
 from chadthrottle.procs import NoSuchProcessError
 
-__all__ = ["attach_point", "find", "parse_membership", "path_of", "root"]
+__all__ = ["attach_point", "find", "parse_membership", "path_of", "places", "root"]
 
 # The inode of the hierarchy's root in kernfs (fs/kernfs/dir.c allocates numbers in order, from 1). Unlike the
 # root field of mountinfo, which reads "/" for a cgroup namespace's own top, it cannot be taken for another.
 ROOT_INODE = 1
+
+
+def places() -> list[Path]:
+    """Where cgroup2, or a part of it, is mounted and not hidden. Raises KernelCannotError: nowhere."""
+    return [mount.mount_point for mount in _visible_mounts()]
 
 
 def root() -> Path:

@@ -52,6 +52,7 @@ BPF_HELPER(14, __u64, bpf_get_current_pid_tgid, void);
 BPF_HELPER(23, long, bpf_redirect, __u32 ifindex, __u64 flags);
 BPF_HELPER(26, long, bpf_skb_load_bytes, const void *skb, __u32 offset, void *to, __u32 len);
 BPF_HELPER(43, long, bpf_skb_change_head, struct __sk_buff *skb, __u32 len, __u64 flags);
+BPF_HELPER(46, __u64, bpf_get_socket_cookie, void *context);
 BPF_HELPER(49, long, bpf_setsockopt, void *socket, int level, int name, void *value, int size);
 BPF_HELPER(57, long, bpf_getsockopt, void *socket, int level, int name, void *value, int size);
 BPF_HELPER(59, long, bpf_sock_ops_cb_flags_set, struct bpf_sock_ops *context, int flags);

@@ -105,8 +105,10 @@ def _unpacked(packed: bytes) -> bytes:
 
 @cache
 def running_kconfig() -> Kconfig:
-    """The running kernel's, read once: /proc/config.gz (CONFIG_IKCONFIG_PROC), then /boot."""
-    return Kconfig.read((Path("/proc/config.gz"), Path(f"/boot/config-{os.uname().release}")))
+    """The running kernel's, read once: /proc/config.gz (CONFIG_IKCONFIG_PROC), then where distributions put it."""
+    release = os.uname().release
+    places = ("/proc/config.gz", f"/boot/config-{release}", f"/lib/modules/{release}/config")
+    return Kconfig.read(tuple(map(Path, places)))
 
 
 def value_type(btf: Btf, name: str, type_id: int) -> ValueType:

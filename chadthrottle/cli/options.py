@@ -18,6 +18,7 @@ __all__ = [
     "ATTACH",
     "DURATION",
     "RATE",
+    "ROOT_VARIABLE",
     "SCOPE",
     "Parsed",
     "PidCommand",

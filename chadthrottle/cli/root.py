@@ -30,6 +30,8 @@ COMMANDS = {
     "list": "list_rules",
     "watch": "watch",
     "verify": "verify",
+    "doctor": "doctor",
+    "report": "report",
 }
 """Command → the module of its file."""
 

@@ -35,13 +35,14 @@ from chadthrottle.pins import Pins, Stage
 
 if TYPE_CHECKING:
     from chadthrottle.bpf.loader import LoadedObject
-    from chadthrottle.bpf.spec import ProgramSpec
+    from chadthrottle.bpf.spec import ObjectSpec, ProgramSpec
     from chadthrottle.model import AttachedBy, AttachMethod
 
 __all__ = [
     "MAPS",
     "Hooks",
     "are_attached",
+    "chosen_programs",
     "disarm",
     "install",
     "is_incomplete",
@@ -246,11 +247,9 @@ def install(pins: Pins, cgroup: Path, method: "AttachMethod" = "auto", *, pinned
     legacy = method == "legacy" or (method == "auto" and not has_links())
     with ExitStack() as stack:
         spec = open_object(object_path("throttle"))
-        passed = all(_has_tracepoint(spec.programs[program]) for program in _OPTIONAL_TRACEPOINTS.values())
-        tracepoints = _TRACEPOINTS | (_OPTIONAL_TRACEPOINTS if passed else {})
-        walks = _ITERATORS | (_OPTIONAL_ITERATORS if _has_iterator("task_file") else {})
-        programs = [*_CGROUP_HOOKS.values(), *tracepoints.values(), *walks.values(), *_CALLED]
-        loaded = stack.enter_context(load(spec, programs=programs))
+        tracepoints, walks = _tracing(spec)
+        passed = set(_OPTIONAL_TRACEPOINTS) <= set(tracepoints)
+        loaded = stack.enter_context(load(spec, programs=chosen_programs(spec)))
         iterators = {
             name: stack.enter_context(attach_iter(loaded.programs[program])) for name, program in walks.items()
         }
@@ -272,6 +271,19 @@ def install(pins: Pins, cgroup: Path, method: "AttachMethod" = "auto", *, pinned
         maps = {name: loaded.maps[name] for name in MAPS}
         called = {name: loaded.programs[name] for name in _CALLED}
         yield Hooks(maps, iterators, called, pins, follows_passed_sockets=passed)
+
+
+def chosen_programs(spec: "ObjectSpec") -> list[str]:
+    """The programs of throttle.bpf.o that `install` loads: not those that this kernel has no place for."""
+    tracepoints, walks = _tracing(spec)
+    return [*_CGROUP_HOOKS.values(), *tracepoints.values(), *walks.values(), *_CALLED]
+
+
+def _tracing(spec: "ObjectSpec") -> tuple[dict[str, str], dict[str, str]]:
+    """The tracepoint programs and the iterators there are places for, by hook."""
+    passed = all(_has_tracepoint(spec.programs[program]) for program in _OPTIONAL_TRACEPOINTS.values())
+    tracepoints = _TRACEPOINTS | (_OPTIONAL_TRACEPOINTS if passed else {})
+    return tracepoints, _ITERATORS | (_OPTIONAL_ITERATORS if _has_iterator("task_file") else {})
 
 
 def _attach_to_cgroup(

@@ -18,7 +18,7 @@ from itertools import chain
 from chadthrottle.abi import ThrottleSocket
 from chadthrottle.enforce.pidfd import copy_of
 
-__all__ = ["NOWHERE", "SIOCGSKNS", "Namespaces", "namespaces_by_inode", "namespaces_of"]
+__all__ = ["NOWHERE", "SIOCGSKNS", "Namespaces", "all_namespaces", "namespaces_by_inode", "namespaces_of"]
 
 CLONE_NEWNET = 0x4000_0000  # include/uapi/linux/sched.h
 SIOCGSKNS = 0x894C  # include/uapi/linux/sockios.h: a descriptor of a socket's network namespace (Linux 4.10)
@@ -64,17 +64,28 @@ def namespaces_of(pids: Iterable[int], sockets: Iterable[ThrottleSocket] = ()) -
 @contextmanager
 def namespaces_by_inode(inodes: Collection[int]) -> Iterator[Namespaces]:
     """Those of these network namespaces that a process is in or that are mounted somewhere (ip-netns(8))."""
-    found: dict[int, int] = {}
     with ExitStack() as stack:
-        for path in chain(_of_processes(), _mounted()) if inodes else ():
-            with suppress(OSError):  # gone; or hidden from us, as a mount is that another one covers
-                inode = os.stat(path).st_ino  # noqa: PTH116 # as often as there are processes
-                if inode in inodes and inode not in found:
-                    found[inode] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                    stack.callback(os.close, found[inode])
-            if len(found) == len(inodes):
-                break
-        yield Namespaces(found)
+        yield _found(stack, inodes)
+
+
+@contextmanager
+def all_namespaces() -> Iterator[Namespaces]:
+    """As `namespaces_by_inode`, whichever there are and may be looked at."""
+    with ExitStack() as stack:
+        yield _found(stack, None)
+
+
+def _found(stack: ExitStack, wanted: Collection[int] | None) -> Namespaces:
+    found: dict[int, int] = {}
+    for path in () if wanted is not None and not wanted else chain(_of_processes(), _mounted()):
+        with suppress(OSError):  # gone; or hidden from us, as a mount is that another one covers
+            inode = os.stat(path).st_ino  # noqa: PTH116 # as often as there are processes
+            if (wanted is None or inode in wanted) and inode not in found:
+                found[inode] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, found[inode])
+        if wanted is not None and len(found) == len(wanted):
+            break
+    return Namespaces(found)
 
 
 NOWHERE = Namespaces({})

@@ -1,6 +1,6 @@
 """Which of the capabilities that limits take this process lacks: root in a container, or in a service, may have few."""
 
-__all__ = ["missing"]
+__all__ = ["NEEDED", "effective", "lacking", "missing"]
 
 # include/uapi/linux/capability.h
 CAP_NET_ADMIN = 12
@@ -22,12 +22,18 @@ STOOD_IN_FOR = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON")
 
 def missing() -> list[str]:
     """Their names; none if /proc does not tell."""
+    has = effective()
+    return [] if has is None else lacking(has)
+
+
+def effective() -> int | None:
+    """This process's effective set as bits; None if /proc does not tell."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             line = next((line for line in status if line.startswith("CapEff:")), None)
     except OSError:
-        return []
-    return [] if line is None else lacking(int(line.split()[1], 16))
+        return None
+    return None if line is None else int(line.split()[1], 16)
 
 
 def lacking(effective: int) -> list[str]:

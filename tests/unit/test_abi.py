@@ -30,6 +30,7 @@ STRUCTURES: dict[type[ctypes.Structure], tuple[str, str]] = {
     abi.ThrottleSharing: ("throttle", "throttle_sharing"),
     abi.ThrottleSocket: ("throttle", "throttle_socket"),
     abi.ThrottleTag: ("throttle", "throttle_tag"),
+    abi.TrialSocket: ("trial", "trial_socket"),
 }
 
 
@@ -102,6 +103,13 @@ def test_throttle_numbers_are_what_the_header_says() -> None:
     assert f"#define THROTTLE_MAX_QUEUES {abi.THROTTLE_MAX_QUEUES}\n" in header
     assert f"#define THROTTLE_QUEUE_MAJOR {abi.THROTTLE_QUEUE_MAJOR:#x}\n" in header
     assert f"#define THROTTLE_QUEUE_CLASSES {abi.THROTTLE_QUEUE_CLASSES}\n" in header
+
+
+def test_trial_numbers_are_what_the_header_says() -> None:
+    header = (Path(__file__).parents[2] / "ebpf" / "trial.h").read_text(encoding="utf-8")
+    assert f"#define TRIAL_DROPPED_BYTES {abi.TRIAL_DROPPED_BYTES}\n" in header
+    for direction in abi.TrialDirection:
+        assert f"\tTRIAL_{direction.name} = {direction.value},\n" in header
 
 
 def test_throttle_maps_hold_these_structures(object_path: Callable[[str], Path]) -> None:

@@ -27,7 +27,7 @@ from chadthrottle.netlink import CLSACT_EGRESS, CLSACT_INGRESS, Device, Links, T
 if TYPE_CHECKING:
     from chadthrottle.bpf.programs import Program
 
-__all__ = ["DEVICE", "LENT", "Place"]
+__all__ = ["DEVICE", "FILTER", "LENT", "PARENTS", "Place", "is_worth_it"]
 
 DEVICE = "chadthrottle"
 """The IFB's name, and that of our filters."""
@@ -36,8 +36,8 @@ LENT = ("tags", "rules", "meters")
 """Maps of the hooks that the queue's programs share."""
 
 # The last preference there is: whatever filters the user has see a packet before it leaves for the queue.
-_FILTER = (0xFFFF, THROTTLE_QUEUE_MAJOR)
-_PARENTS = {ThrottleDirection.UP: CLSACT_EGRESS, ThrottleDirection.DOWN: CLSACT_INGRESS}
+FILTER = (0xFFFF, THROTTLE_QUEUE_MAJOR)
+PARENTS = {ThrottleDirection.UP: CLSACT_EGRESS, ThrottleDirection.DOWN: CLSACT_INGRESS}
 
 # Their master's ingress sees the same packets.
 _PORTS = ("bridge", "bond", "team", "openvswitch")
@@ -82,7 +82,7 @@ class Place:
         Raises when the queue cannot be made, or no device can be attached to: the caller then removes it.
         """
         devices = self._links.devices()
-        wanted = [each for each in devices if _is_worth_it(each)]
+        wanted = [each for each in devices if is_worth_it(each)]
         own = self._own_device(devices, max((each.mtu_bytes for each in wanted), default=0))
         self._set_classes(own, rates, changed)
         directions = {rate.direction for rate in rates}
@@ -104,7 +104,7 @@ class Place:
     def uncovered(self) -> list[str]:
         """Names of devices that are up and have no program of ours: what arrives there is policed."""
         covered = {each.ifindex for each in self._records()}
-        return [each.name for each in self._links.devices() if _is_worth_it(each) and each.ifindex not in covered]
+        return [each.name for each in self._links.devices() if is_worth_it(each) and each.ifindex not in covered]
 
     def is_broken(self) -> bool:
         """Somebody removed our device, or set it down."""
@@ -314,11 +314,11 @@ class Place:
         if not clsact:
             self._tc.add_clsact(record.ifindex)
         # A filter of ours that nothing tells of: somebody removed the pins by hand.
-        self._tc.remove_filter(record.ifindex, _PARENTS[direction], _FILTER)
+        self._tc.remove_filter(record.ifindex, PARENTS[direction], FILTER)
         self._tc.add_filter(
             record.ifindex,
-            _PARENTS[direction],
-            _FILTER,
+            PARENTS[direction],
+            FILTER,
             program_fd=program.fd,
             name=DEVICE,
             redirect_to=redirect_to,
@@ -346,9 +346,9 @@ class Place:
     def _detach(self, record: Record) -> None:
         for direction in ThrottleDirection:
             if record.by_filter & 1 << direction:
-                self._tc.remove_filter(record.ifindex, _PARENTS[direction], _FILTER)
+                self._tc.remove_filter(record.ifindex, PARENTS[direction], FILTER)
         self._unlink(record)
-        if record.own_clsact and not any(self._tc.filters(record.ifindex, each) for each in _PARENTS.values()):
+        if record.own_clsact and not any(self._tc.filters(record.ifindex, each) for each in PARENTS.values()):
             self._tc.remove_clsact(record.ifindex)
         records.forget(self._queues, record)
 
@@ -401,5 +401,6 @@ def _is_queue(device: Device) -> bool:
     return device.name == DEVICE and device.kind == "ifb"
 
 
-def _is_worth_it(device: Device) -> bool:
+def is_worth_it(device: Device) -> bool:
+    """Whether packets of limited programs arrive there, and only there."""
     return device.is_up and not device.is_loopback and device.kind != "ifb" and device.port_of not in _PORTS

@@ -1,0 +1,97 @@
+"""What a queue is made of, tried piece by piece in a network namespace of our own, which goes with a child."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from chadthrottle.abi import ThrottleDirection
+from chadthrottle.enforce.private_network import Inhabitant
+from chadthrottle.enforce.queue import shape
+from chadthrottle.enforce.queue.place import DEVICE
+from chadthrottle.errors import ChadthrottleError
+from chadthrottle.netlink import Links, TrafficControl
+
+__all__ = ["Missing", "first_missing"]
+
+_RATE = shape.QueuedRate(1, ThrottleDirection.DOWN, 4_000_000)
+_SEGMENT_BYTES = 1518
+
+
+class Missing(NamedTuple):
+    """A piece that could not be made."""
+
+    piece: str
+    """"IFB devices", "HTB", "tbf", "clsact"; "" if it was the namespace."""
+    module: str
+    config: str
+    message: str
+    exit_code: int
+
+
+_MODULES = {
+    "IFB devices": ("ifb", "CONFIG_IFB"),
+    "HTB": ("sch_htb", "CONFIG_NET_SCH_HTB"),
+    "tbf": ("sch_tbf", "CONFIG_NET_SCH_TBF"),
+    "clsact": ("sch_ingress", "CONFIG_NET_SCH_INGRESS"),
+}
+
+
+def first_missing(*, clsact: bool) -> Missing | None:
+    """None if a queue can be made here. `clsact` is wanted where there is no tcx."""
+    child = Inhabitant(_Trial)
+    try:
+        child.ask("__move_out__")
+        found = child.ask("pieces", clsact)
+    except ChadthrottleError as error:
+        return Missing("", "", "", error.message, error.exit_code)
+    finally:
+        child.end()
+    if found is None:
+        return None
+    piece, message, exit_code = found
+    return Missing(piece, *_MODULES[piece], message, exit_code)
+
+
+class _Trial:
+    """In the child."""
+
+    def pieces(self, clsact: bool) -> tuple[str, str, int] | None:
+        """The first one that cannot be made, why, and the error's exit status."""
+        with Links() as links, TrafficControl() as tc:
+            made: list[int] = []
+
+            def device() -> None:
+                made.append(links.add_ifb(DEVICE))
+                links.set_up(made[0])
+
+            steps: list[tuple[str, Callable[[], None]]] = [
+                ("IFB devices", device),
+                ("HTB", lambda: _classes(tc, made[0])),
+                ("tbf", lambda: _leaves(tc, made[0])),
+            ]
+            if clsact:
+                steps.append(("clsact", lambda: tc.add_clsact(made[0])))
+            for piece, step in steps:
+                try:
+                    step()
+                except ChadthrottleError as error:
+                    return piece, error.message, error.exit_code
+        return None
+
+
+def _classes(tc: TrafficControl, ifindex: int) -> None:
+    tc.make_htb(ifindex, shape.ROOT)
+    for each in shape.classes(_RATE, _SEGMENT_BYTES):
+        tc.set_class(
+            ifindex,
+            each.parent,
+            each.handle,
+            rate_bytes_per_s=each.rate_bytes_per_s,
+            ceil_bytes_per_s=each.ceil_bytes_per_s,
+            burst_bytes=each.burst_bytes,
+            priority=each.priority,
+        )
+
+
+def _leaves(tc: TrafficControl, ifindex: int) -> None:
+    for leaf in shape.leaves(_RATE, _SEGMENT_BYTES):
+        tc.set_leaf(ifindex, leaf.parent, leaf.handle, limit_bytes=leaf.limit_bytes, segment_bytes=leaf.segment_bytes)

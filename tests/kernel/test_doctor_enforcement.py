@@ -1,0 +1,156 @@
+"""Faults for the family enforcement: what a queue lacks, and what somebody did to a queue in use."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chadthrottle.doctor import Report, Status, examine
+from chadthrottle.doctor.enforcement import CHECKS
+from chadthrottle.errors import ChadthrottleError, KernelCannotError
+from chadthrottle.netlink import Links, TrafficControl
+from tests.support.command import Command
+from tests.support.doctor import diagnose
+from tests.support.network import Endpoint
+from tests.support.queued import DEVICE, ip, join, require_queued, within
+from tests.support.throttled import Scene, scene
+
+
+@pytest.fixture
+def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
+    with scene(netns_pair, leaf_cgroup, bpffs) as made:
+        yield made
+
+
+def refuse(piece: str) -> Callable[..., Any]:
+    def refused(*_: object, **__: object) -> None:
+        raise KernelCannotError(f"cannot make {piece}: Operation not supported")
+
+    return refused
+
+
+def causes(report: Report) -> list[str]:
+    return [each.id for each in report.findings if each.is_cause]
+
+
+def state(report: Report, check_id: str) -> Status:
+    return next(each.outcome.status for each in report.findings if each.id == check_id)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "piece", "module"),
+    [
+        (Links, "add_ifb", "IFB devices", "ifb"),
+        (TrafficControl, "make_htb", "HTB", "sch_htb"),
+        (TrafficControl, "set_leaf", "tbf", "sch_tbf"),
+    ],
+)
+def test_piece_of_a_queue_missing(
+    owner: type, name: str, piece: str, module: str, bpffs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This kernel has them built in, so the one function that asks for it refuses. All else is real."""
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, refuse(piece))
+        report = examine(base=bpffs / "chadthrottle", checks=CHECKS)
+    assert causes(report) == ["CT-ENF-01"]
+    assert report.exit_code == 0
+    finding = next(each for each in report.findings if each.id == "CT-ENF-01")
+    assert piece in finding.outcome.summary
+    assert f"sudo modprobe {module}" in finding.outcome.cure
+    down = next(each for each in report.findings if each.id == "CT-ENF-05")
+    assert "policed" in down.outcome.summary
+    assert causes(examine(base=bpffs / "chadthrottle", checks=CHECKS)) == []
+
+
+def test_nothing_can_be_limited(bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else was fine: told once, with the step, and what follows from it as such."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise ChadthrottleError("an odd thing happened", hint="Do this.")
+
+    monkeypatch.setattr("chadthrottle.doctor.canary.throttle", refused)
+    report = examine(base=bpffs / "chadthrottle", checks=CHECKS)
+    assert causes(report) == ["CT-ENF-02"]
+    assert report.exit_code == 5
+    assert [state(report, f"CT-ENF-0{number}") for number in (3, 4, 5)] == [Status.UNKNOWN] * 3
+
+
+@pytest.mark.parametrize("achieved", [1_000_000, 40_000_000])
+def test_a_limit_that_is_not_held(achieved: int, bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from chadthrottle.doctor import canary
+    from chadthrottle.model import Direction
+
+    flown = canary.fly()
+    assert flown.failed is None
+    flown.achieved[Direction.UP] = achieved
+    monkeypatch.setattr(canary, "fly", lambda: flown)
+    assert causes(examine(base=bpffs / "chadthrottle", checks=CHECKS)) == ["CT-ENF-04"]
+
+
+def test_canary_is_held(bpffs: Path) -> None:
+    report = examine(base=bpffs / "chadthrottle", checks=CHECKS)
+    assert causes(report) == []
+    assert {state(report, each.id) for each in CHECKS} == {Status.OK}
+
+
+def repaired(chadthrottle: Command, cure: list[str]) -> None:
+    """What the cure says, word for word, in the surroundings of the test."""
+    assert cure[0] == "sudo timeout 2 chadthrottle watch"
+    chadthrottle("watch", wrapper=("timeout", "2"))
+
+
+def test_device_of_the_queue_removed(chadthrottle: Command, stage: Scene) -> None:
+    program = stage.start()
+    program.busy_download()
+    stage.throttle(program)
+    ip(stage.here, "link", "del", DEVICE)
+    found = diagnose(chadthrottle)
+    found.names_only("CT-ENF-06", "removed", DEVICE, str(program.pid), status=0)
+    repaired(chadthrottle, found["CT-ENF-06"]["cure"])
+    diagnose(chadthrottle).is_well("CT-ENF-06")
+    require_queued(stage, program)
+
+
+def test_device_of_the_queue_set_down(chadthrottle: Command, stage: Scene) -> None:
+    program = stage.start()
+    program.busy_download()
+    stage.throttle(program)
+    ip(stage.here, "link", "set", DEVICE, "down")
+    found = diagnose(chadthrottle, program.pid)
+    found.names_only("CT-ENF-06", "set down", "stand still", str(program.pid), status=0)
+    repaired(chadthrottle, found["CT-ENF-06"]["cure"])
+    diagnose(chadthrottle).is_well("CT-ENF-06")
+    require_queued(stage, program)
+
+
+def test_device_that_came_since(chadthrottle: Command, stage: Scene) -> None:
+    stage.throttle(stage.start())
+    join(stage.here, stage.peer.endpoint, "veth1", 8)
+    found = diagnose(chadthrottle)
+    found.names_only("CT-ENF-06", "veth1", status=0)
+    repaired(chadthrottle, found["CT-ENF-06"]["cure"])
+    diagnose(chadthrottle).is_well("CT-ENF-06")
+
+
+def test_policed_because_no_queue_could_be_made(
+    chadthrottle: Command, stage: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = stage.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(Links, "add_ifb", refuse("IFB devices"))
+        stage.throttle(program)
+    diagnose(chadthrottle).names_only("CT-ENF-07", str(program.pid), "this machine made no queue", status=0)
+    stage.throttle(program)
+    diagnose(chadthrottle).is_well("CT-ENF-07")
+
+
+def test_expired_limit_beside_another(chadthrottle: Command, stage: Scene) -> None:
+    first, second = stage.start(), stage.start()
+    stage.throttle(first, duration_s=1)
+    stage.throttle(second)
+    assert within(5, lambda: stage.limited() == {second.pid})
+    found = diagnose(chadthrottle)
+    found.names_only("CT-ENF-09", str(first.pid), status=0)
+    stage.throttle(second)
+    diagnose(chadthrottle).is_well("CT-ENF-09")
