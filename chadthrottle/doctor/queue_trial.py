@@ -93,5 +93,6 @@ def _classes(tc: TrafficControl, ifindex: int) -> None:
 
 
 def _leaves(tc: TrafficControl, ifindex: int) -> None:
-    for leaf in shape.leaves(_RATE, _SEGMENT_BYTES):
-        tc.set_leaf(ifindex, leaf.parent, leaf.handle, limit_bytes=leaf.limit_bytes, segment_bytes=leaf.segment_bytes)
+    first, rest = shape.leaf_for_first(_RATE), shape.leaf_for_rest(_RATE, _SEGMENT_BYTES)
+    tc.set_first_leaf(ifindex, first.parent, first.handle, limit_packets=first.limit_packets)
+    tc.set_bulk_leaf(ifindex, rest.parent, rest.handle, limit_bytes=rest.limit_bytes, segment_bytes=rest.segment_bytes)

@@ -1,6 +1,6 @@
 """Faults for the family enforcement: what a queue lacks, and what somebody did to a queue in use."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,9 @@ from chadthrottle.errors import ChadthrottleError, KernelCannotError
 from chadthrottle.netlink import Links, TrafficControl
 from tests.support.command import Command
 from tests.support.doctor import diagnose
-from tests.support.network import Endpoint
-from tests.support.queued import DEVICE, ip, join, require_queued, within
-from tests.support.throttled import Scene, scene
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
+from tests.support.queued import DEVICE, ip, join, require_queued
+from tests.support.rates import within
+from tests.support.throttled import Scene
 
 
 def refuse(piece: str) -> Callable[..., Any]:

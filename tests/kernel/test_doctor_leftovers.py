@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,17 +25,11 @@ from tests.support.cgroups import cgroup2_root
 from tests.support.command import Command
 from tests.support.doctor import diagnose
 from tests.support.killed import killer
-from tests.support.network import Endpoint
-from tests.support.queued import DEVICE, ip, rate, tc, traffic_control, within
-from tests.support.throttled import LIMIT, Program, Scene, scene
+from tests.support.queued import DEVICE, ip, tc, traffic_control
+from tests.support.rates import rate, within
+from tests.support.throttled import LIMIT, Program, Scene
 
 EGRESS = AttachType.BPF_CGROUP_INET_EGRESS
-
-
-@pytest.fixture
-def stage(netns_pair: tuple[Endpoint, Endpoint], leaf_cgroup: Path, bpffs: Path) -> Iterator[Scene]:
-    with scene(netns_pair, leaf_cgroup, bpffs) as made:
-        yield made
 
 
 def here(stage: Scene) -> Path:
