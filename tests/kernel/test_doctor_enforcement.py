@@ -37,7 +37,7 @@ def state(report: Report, check_id: str) -> Status:
     [
         (Links, "add_ifb", "IFB devices", "ifb"),
         (TrafficControl, "make_htb", "HTB", "sch_htb"),
-        (TrafficControl, "set_leaf", "tbf", "sch_tbf"),
+        (TrafficControl, "set_bulk_leaf", "tbf", "sch_tbf"),
     ],
 )
 def test_piece_of_a_queue_missing(

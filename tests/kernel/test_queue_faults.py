@@ -7,6 +7,7 @@ from chadthrottle.model import Engine
 from tests.support.killed import count_steps, killer
 from tests.support.queued import (
     goes_through_queue,
+    notes,
     recorded,
     require_free,
     require_queued,
@@ -35,7 +36,7 @@ def test_throttle_killed_at_every_step(clsact: bool, stage: Scene) -> None:
                 assert done.state.down is not None
                 assert done.state.down.engine is Engine.QUEUE
                 assert not done.notes
-                assert not stage.listing().notes
+                assert not notes(stage)
             stage.release()
             assert traffic_control(stage.here) == before, f"after being killed at step {step}"
             assert not stage.base.exists()
@@ -73,7 +74,7 @@ def test_next_throttle_ends_a_killed_release(stage: Scene) -> None:
                 break
             done = stage.throttle(program)
             assert not done.notes
-            assert not stage.listing().notes
+            assert not notes(stage)
             assert goes_through_queue(stage, program, seconds=0.3) == 1
 
 
@@ -149,7 +150,7 @@ def test_failing_leaves_other_rules_queued(engine: Engine, stage: Scene, monkeyp
                 break
         if failed:
             assert stage.limited() == {other.pid}
-        told = [note for note in stage.listing().notes if str(program.pid) not in note]
+        told = [note for note in notes(stage) if str(program.pid) not in note]
         assert not told, steps
         assert len(recorded(stage)) == 2, steps  # the queue's own device, and veth0
         if program.pid in stage.limited():
@@ -175,6 +176,6 @@ def test_failing_change_leaves_the_rule_as_it_was(stage: Scene, monkeypatch: pyt
         assert rule.down is not None
         assert rule.down.asked_bytes_per_s == LIMIT
         assert rule.down.engine is Engine.QUEUE
-        assert not stage.listing().notes, steps
+        assert not notes(stage), steps
     stage.throttle(program)
     require_queued(stage, program)
