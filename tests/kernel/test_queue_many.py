@@ -28,7 +28,7 @@ def test_hundreds_of_rules_have_a_class_each(stage: Scene, monkeypatch: pytest.M
             stack.callback(process.kill)
             pids.append(process.pid)
         with monkeypatch.context() as patch:
-            patch.setattr(rules, "sweep", lambda _: 0)  # half of the time; the last ones do it
+            patch.setattr(rules, "sweep", lambda _: ())  # half of the time; the last ones do it
             for pid in pids[:-10]:
                 limits.throttle(stage.spec(pid, up=None), stage.base)
         longest = 0.0
