@@ -2,8 +2,8 @@
 
     python tests/run.py
 
-The others measure nothing, and give way: with nice 19 they have the processor's hundredth part that a kernel test
-leaves them, or the time in which it waits.
+The others measure nothing, and give way: with nice 10 they have a tenth of the processor that a kernel test wants,
+and all of it while that waits. With 19 it would be a hundredth, and what they wait for would not come in time.
 """
 
 import shlex
@@ -23,7 +23,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, lambda *_: None)
     color = "--color=yes" if sys.stdout.isatty() else "--color=no"
     # One of the two may write the cache; and should we be killed, nobody waits for the others.
-    beside = ("setpriv", "--pdeathsig", "TERM", "nice", "-n", "19")
+    beside = ("setpriv", "--pdeathsig", "TERM", "nice", "-n", "10")
     others = pytest(*OTHERS, "-p", "no:cacheprovider", color)
     with tempfile.TemporaryFile() as output:
         with subprocess.Popen(
