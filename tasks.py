@@ -73,12 +73,12 @@ def clean(_: Context) -> None:
                 raise Exit(f"Cannot remove {error.filename}: made by root? Then: sudo make clean") from error
 
 
-@task(pre=[build_ebpf], help={"args": "further arguments for pytest, as one string"})
+@task(pre=[build_ebpf], help={"args": "arguments for pytest, as one string, instead of all tests"})
 def test(_: Context, args: str = "") -> None:
     """Run all tests, as root: those of the kernel too, none of which may be skipped."""
     run(
         sys.executable,
-        *("-m", "pytest", *shlex.split(args)),
+        *(("-m", "pytest", *shlex.split(args)) if args else ("tests/run.py",)),
         root=True,
         namespaces=True,
         env={"CHADTHROTTLE_REQUIRE_KERNEL_TESTS": "1", "PATH": _path()},

@@ -46,6 +46,6 @@ def test_namespaces_can_be_changed_below_own_root(wrapper: tuple[str, ...], tmp_
 
 def test_the_demo_runs(tmp_path: Path) -> None:
     built_objects("throttle")
-    done = inside(tmp_path, sys.executable, "-m", "tools.demo", "--seconds", "3")
+    done = inside(tmp_path, sys.executable, "-m", "tools.demo", "--seconds", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Removed    the cgroup" in done.stdout

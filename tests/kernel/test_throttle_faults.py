@@ -20,7 +20,7 @@ from chadthrottle.enforce.hooks import open_pinned, pins_of_this_version
 from chadthrottle.model import Engine
 from chadthrottle.pins import Stage, layout
 from tests.support.killed import Killer, killer
-from tests.support.leftovers import Machine
+from tests.support.leftovers import Dying, Machine
 from tests.support.rates import gets_faster
 from tests.support.throttled import LIMIT, Program, Scene
 
@@ -89,7 +89,7 @@ def test_failed_throttle_changes_nothing(step: str, hooks: str, stage: Scene, mo
         stage.throttle(stage.start(), engine=Engine.CGROUP)
     elif hooks == "there, with this rule":
         stage.throttle(program, up=None, down=LIMIT, engine=Engine.CGROUP)
-    before, kernel_before = state_of(stage), Machine.now()
+    before, kernel_before, dying = state_of(stage), Machine.now(), Dying()
     for number in range(1, 100):
         with monkeypatch.context() as patch:
             calls = fail_at(patch, step, number)
@@ -102,7 +102,8 @@ def test_failed_throttle_changes_nothing(step: str, hooks: str, stage: Scene, mo
                 break
         assert state_of(stage) == before
         assert program.pacing("up") == UNLIMITED_PACING
-        assert kernel_before.additions() == []
+        assert dying.after(f"a failure at call {number}", kernel_before) == []
+    assert dying.rest() == []
     assert program.pid in stage.limited()
     stage.release(program)
     assert sends_freely(program)

@@ -39,14 +39,18 @@ def program(stage: Scene) -> Program:
 
 def assert_limited(*counters: Callable[[], int]) -> None:
     """All of them together, and each of them moves."""
-    found = rates(*counters)
+    found = rates(*counters, seconds=0.5)
+    if sum(found) >= 1.6 * LIMIT or not all(found):  # TCP hands out at once what waited for a lost segment
+        found = rates(*counters)
     assert sum(found) < 1.6 * LIMIT
     assert all(found)
 
 
 def assert_each_limited(*counters: Callable[[], int]) -> None:
     """By a limit of its own, which it has nearly for itself; all at the same time."""
-    found = rates(*counters)
+    found = rates(*counters, seconds=0.5)
+    if not 0 < min(found) <= max(found) < 1.6 * LIMIT:
+        found = rates(*counters)
     assert min(found) > 0, found
     assert max(found) < 1.6 * LIMIT, found
 
@@ -128,7 +132,7 @@ def test_children_share_the_limit(order: str, stage: Scene, program: Program) ->
         each.busy_upload()
     assert stage.members(program) == {each.pid for each in family}
     time.sleep(0.5)
-    assert 0 < rate(lambda: sum(each.sent() for each in family)) < 1.6 * LIMIT
+    assert_limited(lambda: sum(each.sent() for each in family))
 
 
 @pytest.mark.parametrize("order", ["forked before", "forked after"])
@@ -520,7 +524,7 @@ def test_duration_ends_by_itself(stage: Scene, program: Program) -> None:
 
 def test_release_gives_the_rate_back(stage: Scene, program: Program) -> None:
     program.busy_upload()
-    before = rate(program.sent)
+    before = rate(program.sent, 0.5)
     stage.throttle(program)
     time.sleep(0.3)
     assert_limited(program.sent)

@@ -195,7 +195,8 @@ def attached(directory: Path) -> dict[AttachType, tuple[AttachedProgram, ...]]:
 def assert_limited(*counters: Callable[[], int]) -> None:
     """Each of them by a limit of its own, and each moves."""
     before = [counter() for counter in counters]
-    assert max(rates(*counters)) < 1.6 * LIMIT
+    if max(rates(*counters, seconds=0.5)) >= 1.6 * LIMIT:  # TCP hands out at once what waited for a lost segment
+        assert max(rates(*counters)) < 1.6 * LIMIT
     # A policed download may wait for a retransmission, and on a busy machine for a while.
     eventually(lambda: all(counter() > was for counter, was in zip(counters, before, strict=True)))
 

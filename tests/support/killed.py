@@ -7,6 +7,7 @@ order, a line on standard output the answer: "killed" or "done", and how many se
 it has fewer steps than that, or was faster.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -107,14 +108,31 @@ class Killer:
         return Killed(how == "killed", float(ran_s))
 
 
+_waiting: list["subprocess.Popen[str]"] = []
+"""For the next test: they know nothing of the last one."""
+
+
 @contextmanager
 def killer(stage: Scene) -> Iterator[Killer]:
+    process = _waiting.pop() if _waiting else _start()
+    try:
+        yield Killer(process, stage)
+    except BaseException:  # it may be in the middle of an order
+        process.kill()
+        process.communicate()
+        raise
+    _waiting.append(process)
+
+
+def _start() -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "tests.support.killed"]
-    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield Killer(process, stage)
-        finally:
-            process.kill()
+    return subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@atexit.register
+def _end_those_that_wait() -> None:
+    for process in _waiting:
+        process.communicate()
 
 
 def _run(order: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """A scene for limits: programs that do as told, a peer that takes and gives all it can, and the commands."""
 
+import atexit
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -111,6 +113,29 @@ class Peer:
                 self.received[sender[1]] = self.received.get(sender[1], 0) + len(data)
 
 
+class Starter:
+    """The parent of all programs: a process that has Python's start behind it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, **where: str) -> None:
+        if self._process is None or self._process.poll() is not None:
+            command = [sys.executable, "-m", "tests.support.driven"]
+            self._process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, text=True)
+        assert self._process.stdin is not None
+        print(json.dumps(where), file=self._process.stdin, flush=True)
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+
+starter = Starter()
+atexit.register(starter.end)
+
+
 @dataclass
 class Program:
     """A process running tests/support/driven.py."""
@@ -119,6 +144,7 @@ class Program:
     _scene: "Scene"
     _channel: socket.socket
     _lines: Any
+    _pidfd: int
 
     def do(self, code: str) -> None:
         """Execute Python in it; its exception fails the test."""
@@ -175,10 +201,16 @@ class Program:
         self._lines.close()
         self._channel.close()
 
+    def end(self) -> None:
+        """And wait until it is gone, if it is not yet."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        select.select([self._pidfd], [], [], patient(5))
+        os.close(self._pidfd)
+
     def kill(self) -> None:
         """And wait until it is gone."""
         os.kill(self.pid, signal.SIGKILL)
-        self._scene.reap()
         deadline = time.monotonic() + patient(5)
         while (stat := read_stat(self.pid)) is not None and not stat.is_dead:
             assert time.monotonic() < deadline
@@ -207,15 +239,13 @@ class Scene:
     _control: socket.socket
     _path: str
     _programs: list[Program] = field(default_factory=list)
-    _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def at(self) -> AttachPoint:
         return AttachPoint(str(self.cgroup))
 
     def start(self, endpoint: Endpoint | None = None) -> Program:
-        command = [sys.executable, "-m", "tests.support.driven", self._path, str(self.cgroup)]
-        self._started.append(subprocess.Popen((endpoint or self.here).command(*command), cwd=PROJECT))
+        starter.start(path=self._path, cgroup=str(self.cgroup), namespace=(endpoint or self.here).namespace)
         return self.next_program()
 
     def next_program(self) -> Program:
@@ -223,13 +253,10 @@ class Scene:
         channel, _ = self._control.accept()
         channel.settimeout(patient(20))
         lines = channel.makefile("rw", encoding="utf-8")
-        program = Program(json.loads(lines.readline())["value"], self, channel, lines)
+        pid = json.loads(lines.readline())["value"]
+        program = Program(pid, self, channel, lines, os.pidfd_open(pid))
         self._programs.append(program)
         return program
-
-    def reap(self) -> None:
-        for process in self._started:
-            process.poll()
 
     def spec(self, pid: int, up: int | None = LIMIT, down: int | None = LIMIT, **more: Any) -> RuleSpec:
         stat = read_stat(pid)
@@ -281,9 +308,8 @@ class Scene:
     def end(self) -> None:
         for program in self._programs:
             program.hang_up()
-        for process in self._started:
-            process.kill()
-            process.wait()
+        for program in self._programs:
+            program.end()
 
 
 @contextmanager
