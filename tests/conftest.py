@@ -17,6 +17,7 @@ import pytest
 from tests.support.bpffs import mount_bpffs, unmount_bpffs
 from tests.support.cgroups import cgroup2_root, make_cgroup, remove_cgroup
 from tests.support.command import Command
+from tests.support.forked import Forker, forker
 from tests.support.kernel_lock import kernel_lock
 from tests.support.leftovers import Dying, Machine
 from tests.support.network import Endpoint, entered_namespace, lonely_namespace, veth_pair
@@ -127,11 +128,18 @@ def bpffs(tmp_path: Path) -> Iterator[Path]:
         unmount_bpffs(directory)
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forker]:
+    """Runs command lines quickly. Of the session: before a test is in namespaces of its own."""
+    with forker() as made:
+        yield made
+
+
 @pytest.fixture
-def chadthrottle(bpffs: Path) -> Command:
+def chadthrottle(bpffs: Path, forks: Forker) -> Command:
     """The command line, as a process, with pins in the test's own bpffs and objects that fit the sources."""
     built_objects("throttle")
-    return Command(bpffs)
+    return Command(bpffs, forks)
 
 
 @pytest.fixture

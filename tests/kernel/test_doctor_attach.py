@@ -85,7 +85,7 @@ def causes(report: Report) -> list[str]:
 
 
 def test_healthy(chadthrottle: Command, target: int, inner: Path) -> None:
-    found = diagnose(chadthrottle, target)
+    found = diagnose(chadthrottle, target, as_started=True)
     found.is_well(*ALL)
     assert "the earlier tool failed because it passed flags 2" in found.text("CT-ATTACH-03")
     told = found.text("CT-ATTACH-05")

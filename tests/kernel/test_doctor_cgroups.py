@@ -74,7 +74,7 @@ def test_no_place_for_bpffs(chadthrottle: Command) -> None:
 
 
 def test_bpffs_is_read_only(chadthrottle: Command) -> None:
-    found = diagnose(chadthrottle, setup=READ_ONLY_BPFFS)
+    found = diagnose(chadthrottle, setup=READ_ONLY_BPFFS, as_started=True)
     found.names_only("CT-CGROUP-03", "EROFS", "read-only", "/sys/fs/bpf", status=5)
     diagnose(chadthrottle, setup=READ_ONLY_BPFFS + found.cure("CT-CGROUP-03")).is_well("CT-CGROUP-03")
 

@@ -59,7 +59,7 @@ def cured(chadthrottle: Command, target: int, found: Diagnosis, check_id: str) -
 
 def test_an_exclusive_program_on_an_ancestor(chadthrottle: Command, leaf_cgroup: Path, target: int) -> None:
     number = attached(leaf_cgroup, AttachFlag(0), "ct_fault_excl")
-    found = diagnose(chadthrottle, target)
+    found = diagnose(chadthrottle, target, as_started=True)
     found.names_only("CT-CONFLICT-02", "ct_fault_excl", f"id {number}", f"{leaf_cgroup} ", "EPERM", "--at", status=0)
     assert found["CT-ATTACH-05"]["because"] == found["CT-ATTACH-06"]["because"] == "CT-CONFLICT-02"
     assert found.state("CT-ATTACH-07") == "ok", "the root is not affected"

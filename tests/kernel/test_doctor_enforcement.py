@@ -99,7 +99,7 @@ def test_device_of_the_queue_removed(chadthrottle: Command, stage: Scene) -> Non
     program.busy_download()
     stage.throttle(program)
     ip(stage.here, "link", "del", DEVICE)
-    found = diagnose(chadthrottle)
+    found = diagnose(chadthrottle, as_started=True)
     found.names_only("CT-ENF-06", "removed", DEVICE, str(program.pid), status=0)
     repaired(chadthrottle, found["CT-ENF-06"]["cure"])
     diagnose(chadthrottle).is_well("CT-ENF-06")

@@ -18,6 +18,8 @@ from chadthrottle.bpf.loader import load
 from chadthrottle.bpf.parse import open_object
 from chadthrottle.bpf.query import program_ids
 from chadthrottle.bpf.syscall import bpf
+from chadthrottle.doctor import Status, examine
+from chadthrottle.doctor.catalogue import CHECKS
 from chadthrottle.doctor.orphans import attachments
 from chadthrottle.enforce.hooks import pins_of_this_version
 from chadthrottle.model import Engine
@@ -40,14 +42,20 @@ def remove_by_hand(stage: Scene) -> None:
     shutil.rmtree(stage.base)
 
 
-def fix(chadthrottle: Command, check_id: str, *words: str) -> None:
-    """It says what it removes, and then all is well."""
-    fixed = diagnose(chadthrottle, "--fix")
+BY_TRANSFER = ("CT-ENF-02", "CT-ENF-03", "CT-ENF-04", "CT-ENF-05")
+WITHOUT_A_TRANSFER = tuple(each for each in CHECKS if each.id not in BY_TRANSFER)
+
+
+def fix(chadthrottle: Command, check_id: str, *words: str, as_started: bool = False) -> None:
+    """It says what it removes, and then all is well: with a measured limit in that run, and without one after it."""
+    fixed = diagnose(chadthrottle, "--fix", as_started=as_started)
     fixed.is_well(check_id)
     assert fixed[check_id]["summary"].startswith("removed"), fixed[check_id]
     for word in words:
         assert word in fixed[check_id]["summary"]
-    diagnose(chadthrottle).is_well(check_id)
+    report = examine(base=chadthrottle.bpffs / "chadthrottle", checks=WITHOUT_A_TRANSFER)
+    assert [each for each in report.findings if each.is_cause] == []
+    assert next(each for each in report.findings if each.id == check_id).outcome.status is Status.OK
 
 
 def test_half_made_pins(chadthrottle: Command, stage: Scene) -> None:
@@ -58,7 +66,7 @@ def test_half_made_pins(chadthrottle: Command, stage: Scene) -> None:
     assert (stage.base / part).exists()
     diagnose(chadthrottle).names_only("CT-LEFT-01", part, status=0)
     assert (stage.base / part).exists(), "without --fix nothing is changed"
-    fix(chadthrottle, "CT-LEFT-01", part)
+    fix(chadthrottle, "CT-LEFT-01", part, as_started=True)
     assert not stage.base.exists()
 
 

@@ -39,7 +39,7 @@ def rebuilt(tmp_path: Path, name: str) -> str:
 
 
 def test_healthy(chadthrottle: Command) -> None:
-    diagnose(chadthrottle).is_well(*ALL)
+    diagnose(chadthrottle, as_started=True).is_well(*ALL)
 
 
 def test_a_stale_object(chadthrottle: Command, tmp_path: Path) -> None:

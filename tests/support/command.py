@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.forked import Ended, Forker
 from tests.support.patience import patient
 
 __all__ = ["Answer", "Command"]
@@ -56,16 +57,13 @@ class Command:
     """`chadthrottle` with its pins in `bpffs`."""
 
     bpffs: Path
+    forker: Forker | None = None
 
     def line(self, *words: str, setup: str = "", wrapper: tuple[str, ...] = ()) -> list[str]:
         """The words to execute. `setup` is shell code to run in the mount namespace before, `wrapper` what
         then runs the command.
         """
-        script = (
-            f"set -e; mount --bind {shlex.quote(str(self.bpffs))} /sys/fs/bpf; "
-            "mount -t tmpfs -o mode=755 ct-test-proc1 /proc/1; ln -s / /proc/1/root; "
-            f'{setup or ":"}; exec "$@"'
-        )
+        script = f'{self._surroundings(setup)}; exec "$@"'
         inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
         return [*inside, *wrapper, *PROGRAM, *words]
 
@@ -84,6 +82,29 @@ class Command:
             timeout=patient(30),
         )  # fmt: skip
         return Answer(done.returncode, done.stdout, done.stderr)
+
+    def forked(self, *words: object, setup: str = "", variables: Mapping[str, str] | None = None) -> Answer:
+        """As a child of a process that has imported all: 0.4 s less. What `setup` does to its own shell is lost."""
+        ended, out, err = self.forked_until(patient(30), *words, setup=setup, variables=variables)
+        assert ended.status >= 0, (ended, out, err)
+        return Answer(ended.status, out, err)
+
+    def forked_until(
+        self, after_s: float, *words: object, setup: str = "", variables: Mapping[str, str] | None = None
+    ) -> tuple[Ended, str, str]:
+        """It is killed when so much time has passed."""
+        assert self.forker is not None
+        return self.forker(
+            list(map(str, words)),
+            script=self._surroundings(setup), variables=environment(variables), after_s=after_s,
+        )  # fmt: skip
+
+    def _surroundings(self, setup: str) -> str:
+        return (
+            f"set -e; mount --bind {shlex.quote(str(self.bpffs))} /sys/fs/bpf; "
+            "mount -t tmpfs -o mode=755 ct-test-proc1 /proc/1; ln -s / /proc/1/root; "
+            f"{setup or ':'}"
+        )
 
 
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -89,9 +89,17 @@ def diagnose(
     setup: str = "",
     wrapper: tuple[str, ...] = (),
     variables: Mapping[str, str] | None = None,
+    as_started: bool = False,
 ) -> Diagnosis:
-    """Run it; `setup` and `wrapper` as for Command. It is no fault of doctor's, whatever is spoiled."""
-    answer = chadthrottle("doctor", "--json", *words, setup=setup.rstrip("; "), wrapper=wrapper, variables=variables)
+    """Run it; `setup` and `wrapper` as for Command. It is no fault of doctor's, whatever is spoiled.
+
+    Forked, but for a wrapper, which needs something to execute, and where it is to be `as_started` by a user.
+    """
+    setup = setup.rstrip("; ")
+    if wrapper or as_started:
+        answer = chadthrottle("doctor", "--json", *words, setup=setup, wrapper=wrapper, variables=variables)
+    else:
+        answer = chadthrottle.forked("doctor", "--json", *words, setup=setup, variables=variables)
     assert "Traceback" not in answer.err, answer.err
     assert answer.out, (answer.status, answer.err)
     report = answer.json()

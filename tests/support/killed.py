@@ -2,18 +2,15 @@
 
     python -m tests.support.killed
 
-They run in children of this process, which has imported what they need. A line of JSON on standard input is an
-order, a line on standard output the answer: "killed" or "done", and how many seconds the command ran. It is done if
-it has fewer steps than that, or was faster.
+They run in children of this process (see forked.py). A command is done if it has fewer steps than that, or was
+faster.
 """
 
 import atexit
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,12 +22,10 @@ from chadthrottle.bpf.links import Link
 from chadthrottle.enforce.queue import place, records
 from chadthrottle.model import AttachPoint, Engine, ProcessIdentity, RuleSpec
 from chadthrottle.netlink import Links, TrafficControl
+from tests.support.forked import NEVER, order, serve
 from tests.support.throttled import LIMIT, PROJECT, Program, Scene
 
 __all__ = ["NEVER", "STEPS", "Killed", "Killer", "count_steps", "killer"]
-
-NEVER = 1_000_000
-"""As a step, or in seconds."""
 
 STEPS: tuple[tuple[Any, str], ...] = (
     *((Links, name) for name in ("devices", "add_ifb", "set_up", "remove")),
@@ -99,13 +94,10 @@ class Killer:
         return self._order("release", step, after_s, {})
 
     def _order(self, action: str, step: int, after_s: float, more: dict[str, object]) -> Killed:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        order = {"action": action, "base": str(self._stage.base), "step": step, "after_s": after_s, **more}
-        print(json.dumps(order), file=self._process.stdin, flush=True)
-        how, ran_s = self._process.stdout.readline().split()
-        assert how in ("killed", "done"), how
-        return Killed(how == "killed", float(ran_s))
+        what = {"action": action, "base": str(self._stage.base), "step": step, "after_s": after_s, **more}
+        ended = order(self._process, what)
+        assert ended.status in (0, -signal.SIGKILL), ended
+        return Killed(ended.status != 0, ended.ran_s)
 
 
 _waiting: list["subprocess.Popen[str]"] = []
@@ -135,45 +127,23 @@ def _end_those_that_wait() -> None:
         process.communicate()
 
 
-def _run(order: dict[str, Any]) -> None:
-    count_steps(setattr, order["step"], lambda _: os.kill(os.getpid(), signal.SIGKILL))
-    base = Path(order["base"])
-    if order["action"] == "release":
+def _run(asked: dict[str, Any]) -> None:
+    count_steps(setattr, asked["step"], lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    base = Path(asked["base"])
+    if asked["action"] == "release":
         limits.release(None, base=base)
         return
-    process = ProcessIdentity(order["pid"], order["ticks"], "killed")
-    asked = RuleSpec(
+    process = ProcessIdentity(asked["pid"], asked["ticks"], "killed")
+    spec = RuleSpec(
         process=process,
         rate_up_bytes_per_s=LIMIT,
         rate_down_bytes_per_s=LIMIT,
-        at=AttachPoint(order["at"]),
-        engine=Engine(order["engine"]),
-        attach=order["attach"],
+        at=AttachPoint(asked["at"]),
+        engine=Engine(asked["engine"]),
+        attach=asked["attach"],
     )
-    limits.throttle(asked, base)
-
-
-def _main() -> None:
-    for line in sys.stdin:
-        order = json.loads(line)
-        began = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                _run(order)
-                status = 0
-            finally:
-                sys.stderr.flush()
-                os._exit(status)
-        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-            if time.monotonic() - began > order["after_s"]:
-                os.kill(child, signal.SIGKILL)
-            time.sleep(0.0005)
-        killed = os.WIFSIGNALED(ended[1]) and os.WTERMSIG(ended[1]) == signal.SIGKILL
-        how = "killed" if killed else "done" if ended[1] == 0 else f"status-{ended[1]}"
-        print(how, time.monotonic() - began, flush=True)
+    limits.throttle(spec, base)
 
 
 if __name__ == "__main__":
-    _main()
+    serve(_run)
