@@ -6,6 +6,7 @@ from typing import NamedTuple
 from chadthrottle.abi import ThrottleDirection
 from chadthrottle.enforce.private_network import Inhabitant
 from chadthrottle.enforce.queue import shape
+from chadthrottle.enforce.queue.classes import set_leaves, set_rates
 from chadthrottle.enforce.queue.place import DEVICE
 from chadthrottle.errors import ChadthrottleError
 from chadthrottle.netlink import Links, TrafficControl
@@ -63,10 +64,14 @@ class _Trial:
                 made.append(links.add_ifb(DEVICE))
                 links.set_up(made[0])
 
+            def classes() -> None:
+                tc.make_htb(made[0], shape.ROOT)
+                set_rates(tc, made[0], _RATE, _SEGMENT_BYTES)
+
             steps: list[tuple[str, Callable[[], None]]] = [
                 ("IFB devices", device),
-                ("HTB", lambda: _classes(tc, made[0])),
-                ("tbf", lambda: _leaves(tc, made[0])),
+                ("HTB", classes),
+                ("tbf", lambda: set_leaves(tc, made[0], _RATE, _SEGMENT_BYTES)),
             ]
             if clsact:
                 steps.append(("clsact", lambda: tc.add_clsact(made[0])))
@@ -76,23 +81,3 @@ class _Trial:
                 except ChadthrottleError as error:
                     return piece, error.message, error.exit_code
         return None
-
-
-def _classes(tc: TrafficControl, ifindex: int) -> None:
-    tc.make_htb(ifindex, shape.ROOT)
-    for each in shape.classes(_RATE, _SEGMENT_BYTES):
-        tc.set_class(
-            ifindex,
-            each.parent,
-            each.handle,
-            rate_bytes_per_s=each.rate_bytes_per_s,
-            ceil_bytes_per_s=each.ceil_bytes_per_s,
-            burst_bytes=each.burst_bytes,
-            priority=each.priority,
-        )
-
-
-def _leaves(tc: TrafficControl, ifindex: int) -> None:
-    first, rest = shape.leaf_for_first(_RATE), shape.leaf_for_rest(_RATE, _SEGMENT_BYTES)
-    tc.set_first_leaf(ifindex, first.parent, first.handle, limit_packets=first.limit_packets)
-    tc.set_bulk_leaf(ifindex, rest.parent, rest.handle, limit_bytes=rest.limit_bytes, segment_bytes=rest.segment_bytes)

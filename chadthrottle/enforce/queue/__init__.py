@@ -7,7 +7,8 @@
 
 shape.py     rates as numbers of HTB and tbf
 records.py   the map `queues`: what was done to which device, written before it is done
-place.py     one network namespace: made, repaired, removed; the importer of netlink
+classes.py   a rate's classes and leaves on a device
+place.py     one network namespace: made, repaired, removed; it and classes.py import netlink
 queues.py    all of them, for all rules; decides between queue and bucket
 
 A queue has the classes of every queued rule, or is removed: a packet whose class is missing would pass at once.

@@ -19,6 +19,7 @@ from chadthrottle.bpf.maps import Map
 from chadthrottle.bpf.query import query_tcx
 from chadthrottle.bpf.tcx_link import attach_tcx
 from chadthrottle.enforce.queue import records, shape
+from chadthrottle.enforce.queue.classes import set_leaves, set_rates
 from chadthrottle.enforce.queue.records import Record
 from chadthrottle.enforce.queue.shape import QueuedRate
 from chadthrottle.errors import ChadthrottleError, KernelCannotError
@@ -159,38 +160,15 @@ class Place:
         self._drop_classes(own.is_queue, wholes, there)
         for whole, rate in wholes.items():
             if whole not in there:
-                self._set_rates(own, rate)
-                self._set_leaves(own, rate)
+                set_rates(self._tc, own.is_queue, rate, own.segment)
+                set_leaves(self._tc, own.is_queue, rate, own.segment)
             elif rate.number in changed:
                 # At a lower rate what waits already would take its time for seconds, and what comes meanwhile too.
                 room = shape.leaf_for_rest(rate, own.segment)
                 if there.get(room.parent, 0) > room.limit_bytes:
                     self._drain(own.is_queue, [room.parent], there)
-                self._set_leaves(own, rate)
-                self._set_rates(own, rate)
-
-    def _set_rates(self, own: Record, rate: QueuedRate) -> None:
-        for each in shape.classes(rate, own.segment):
-            self._tc.set_class(
-                own.is_queue,
-                each.parent,
-                each.handle,
-                rate_bytes_per_s=each.rate_bytes_per_s,
-                ceil_bytes_per_s=each.ceil_bytes_per_s,
-                burst_bytes=each.burst_bytes,
-                priority=each.priority,
-            )
-
-    def _set_leaves(self, own: Record, rate: QueuedRate) -> None:
-        first, rest = shape.leaf_for_first(rate), shape.leaf_for_rest(rate, own.segment)
-        self._tc.set_first_leaf(own.is_queue, first.parent, first.handle, limit_packets=first.limit_packets)
-        self._tc.set_bulk_leaf(
-            own.is_queue,
-            rest.parent,
-            rest.handle,
-            limit_bytes=rest.limit_bytes,
-            segment_bytes=rest.segment_bytes,
-        )
+                set_leaves(self._tc, own.is_queue, rate, own.segment)
+                set_rates(self._tc, own.is_queue, rate, own.segment)
 
     def _drop_classes(self, ifindex: int, wanted: Collection[int], there: Mapping[int, int]) -> None:
         """Those of other rules, and directions, than these wholes: after what waits in them has left."""
