@@ -123,7 +123,7 @@ class LegacyCgroupLink(Link):
         """As Link.detach. Raises AttachError, ENOENT when a link holds the program, and stays open."""
         self._prog_detach()
         self.unpin()
-        self._close_both()
+        self.leave()
 
     def close(self) -> None:
         """Detach unless pinned, and give up both descriptors."""
@@ -133,9 +133,10 @@ class LegacyCgroupLink(Link):
             if self.pinned_at is None:
                 self._prog_detach()
         finally:
-            self._close_both()
+            self.leave()
 
-    def _close_both(self) -> None:
+    def leave(self) -> None:
+        """Give up both descriptors; what is attached stays so."""
         super().close()
         self._program.close()
 
@@ -195,7 +196,7 @@ def prog_attach(program: Program, directory: CgroupDirectory, attach_type: Attac
     try:
         bpf(BpfCmd.BPF_PROG_ATTACH, request)
     except BpfError:
-        link._close_both()  # nothing is attached, so there is nothing to detach
+        link.leave()  # nothing is attached, so there is nothing to detach
         raise
     except BaseException:
         link.close()  # interrupted: attached or not, it is not afterwards

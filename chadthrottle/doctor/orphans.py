@@ -5,7 +5,8 @@ anybody's.
 """
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,9 @@ _MAPS = {"tags", "rules", "meters"}
 """At least two of these: each hook has them."""
 _ENOUGH = 2
 
+_WORKER_S = 0.3
+_PAUSE_S = 0.03
+
 
 class Attachment(NamedTuple):
     """A program of ours on a cgroup, by BPF_PROG_ATTACH, that no pin tells of."""
@@ -51,6 +55,14 @@ class Attachment(NamedTuple):
 
 def attachments() -> list[Attachment]:
     """All of them. Raises BpfError (EPERM: no CAP_SYS_ADMIN), KernelCannotError."""
+    found = _look()
+    # A link whose last holder is gone has no id any more while a worker of the kernel has yet to detach its program
+    # (bpf_link_put() of kernel/bpf/syscall.c, Linux 5.7): for so long it looks like one of these.
+    _within(_WORKER_S, lambda: not any(map(_is_there, found)))
+    return [each for each in found if _is_there(each)]
+
+
+def _look() -> list[Attachment]:
     suspects = dict(_suspects())
     if not suspects:
         return []
@@ -65,11 +77,13 @@ def detach(found: Attachment) -> None:
     """It may be gone. Raises BpfError."""
     try:
         with Program.by_id(found.program_id) as program:
-            LegacyCgroupLink.adopt(program, found.cgroup, found.attach_type).detach()
-    except AttachError as error:
-        if error.exit_code == 3:
-            raise
-        if _is_there(found):
+            link = LegacyCgroupLink.adopt(program, found.cgroup, found.attach_type)
+        try:
+            link.detach()
+        finally:
+            link.leave()
+    except BpfError as error:
+        if error.exit_code == 3 or _is_there(found):
             raise
 
 
@@ -137,6 +151,12 @@ def _where(suspects: dict[int, tuple[str, AttachType, int]]) -> Iterator[Attachm
             if isinstance(error, AttachError):  # removed meanwhile
                 continue
             raise
+
+
+def _within(seconds: float, done: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while not done() and time.monotonic() < until:
+        time.sleep(_PAUSE_S)
 
 
 def _is_there(found: Attachment) -> bool:

@@ -1,5 +1,6 @@
 """Faults for the family leftovers: doctor names each, and --fix removes it, and nothing else."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -13,12 +14,13 @@ from chadthrottle.bpf import attr
 from chadthrottle.bpf.cgroup_link import attach_cgroup
 from chadthrottle.bpf.cgroupfs import open_cgroup
 from chadthrottle.bpf.constants import AttachType, BpfCmd
+from chadthrottle.bpf.errors import AttachError
 from chadthrottle.bpf.links import Link
 from chadthrottle.bpf.loader import load
 from chadthrottle.bpf.parse import open_object
 from chadthrottle.bpf.query import program_ids
 from chadthrottle.bpf.syscall import bpf
-from chadthrottle.doctor import Status, examine
+from chadthrottle.doctor import Status, examine, orphans
 from chadthrottle.doctor.catalogue import CHECKS
 from chadthrottle.doctor.orphans import attachments
 from chadthrottle.enforce.hooks import pins_of_this_version
@@ -140,6 +142,30 @@ def test_orphaned_legacy_programs(chadthrottle: Command, stage: Scene, object_pa
         assert attachments() == []
         with open_cgroup(stage.cgroup) as directory:
             assert program_ids(directory.fd, EGRESS) == (strangers.programs[name].info().id,)
+
+
+def test_a_link_that_is_about_to_go_is_no_orphan(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's worker detaches after the link has lost its id: held open here, until doctor first waits."""
+    stage.throttle(stage.start(), engine=Engine.CGROUP)
+    monkeypatch.setattr(orphans, "links_of_program", lambda _: iter(()))
+    found = attachments()
+    assert {each.cgroup for each in found} == {stage.cgroup}
+    for each in found:
+        with pytest.raises(AttachError, match="detach the link"):
+            orphans.detach(each)
+    looks = itertools.count()
+    is_there = orphans._is_there
+
+    def is_there_until_the_second_look(each: orphans.Attachment) -> bool:
+        if next(looks) == 1:
+            remove_by_hand(stage)
+            assert within(3, lambda: not is_there(each))
+        return is_there(each)
+
+    monkeypatch.setattr(orphans, "_is_there", is_there_until_the_second_look)
+    assert attachments() == []
+    for each in found:
+        orphans.detach(each)
 
 
 def test_recorded_legacy_programs_are_no_orphans(chadthrottle: Command, stage: Scene) -> None:
