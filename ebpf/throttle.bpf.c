@@ -171,10 +171,16 @@ int set_membership(struct throttle_membership *wanted)
 		.inherit = wanted->inherit,
 	};
 	struct throttle_process *before;
+	struct throttle_meter *meter;
 	__u32 tgid = wanted->tgid;
 
-	if (entry.rule)
+	if (entry.rule) {
+		meter = bpf_map_lookup_elem(&meters, &entry.rule);
+		/* Its children come next: who found no room before is counted again if there still is none. */
+		if (meter && tgid == meter->leader)
+			meter->untracked = 0;
 		return join_rule(tgid, &entry);
+	}
 	before = bpf_map_lookup_elem(&processes, &tgid);
 	if (!before || before->start_ticks != entry.start_ticks)
 		return 0;

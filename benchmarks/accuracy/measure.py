@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.accuracy.cells import Cell
 from benchmarks.accuracy.ends import network, total, traffic, wait_until_under_way
+from benchmarks.accuracy.machine import wait_for_memory
 from benchmarks.wan import Carried, wan
 from chadthrottle.abi import ThrottleDirection
 from chadthrottle.enforce import hooks as hooks_module
@@ -95,6 +96,7 @@ def _place(cell: Cell) -> Iterator[tuple[Endpoint, Endpoint, Path, Path]]:
 
 def measure(cell: Cell) -> Result:
     """Limit traffic that is running, and watch its meter second by second."""
+    wait_for_memory()
     with _place(cell) as (near, far, cgroup, bpffs), traffic(cell, near, far, cgroup) as (limited, peer):
         sender = limited if cell.direction is Direction.UP else peer
         wait_until_under_way(cell, sender)

@@ -40,7 +40,7 @@ from chadthrottle.enforce.queue import hold as hold_in_queues
 from chadthrottle.enforce.queue import sweep as sweep_queues
 from chadthrottle.errors import ChadthrottleError
 from chadthrottle.model import Engine
-from chadthrottle.procs import Identity
+from chadthrottle.procs import Identity, is_alive
 
 __all__ = ["BURST_NS", "Rule", "Terms", "all_rules", "change", "create", "end", "expiry_in", "sweep", "undone_by"]
 
@@ -190,7 +190,8 @@ def create(
 
 
 def change(hooks: Hooks, rule: Rule, terms: Terms, engine: Engine = Engine.AUTO) -> Held:
-    """Give a rule other terms; by which means it holds. It claims its processes' sockets again.
+    """Give a rule other terms; by which means it holds. It claims its processes' sockets again, and looks for the
+    children that found no room.
 
     Where uploads become slower, connections are paced before the bucket is armed, as in `create`. Put
     back when a step fails. Raises as `create`.
@@ -200,6 +201,8 @@ def change(hooks: Hooks, rule: Rule, terms: Terms, engine: Engine = Engine.AUTO)
     begins_down = bool(terms.down_bytes_per_s) and not rule.rate(ThrottleDirection.DOWN)
     share = int(rule.meter.share)
     as_before = Held(rule.rule.queue, rule.queued, ThrottleWhy(rule.rule.why))
+    if rule.meter.untracked and is_alive(rule.leader):
+        join(hooks, rule.id, rule.leader, inherit=True)
 
     def put_back() -> None:
         _share_out(hooks, rule.id, share)

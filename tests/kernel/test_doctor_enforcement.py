@@ -1,20 +1,28 @@
 """Faults for the family enforcement: what a queue lacks, and what somebody did to a queue in use."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chadthrottle.abi import THROTTLE_MAX_PROCESSES
+from chadthrottle.bpf.constants import ElemFlag
+from chadthrottle.bpf.errors import BpfError
 from chadthrottle.doctor import Report, Status, examine
 from chadthrottle.doctor.enforcement import CHECKS
 from chadthrottle.errors import ChadthrottleError, KernelCannotError
+from chadthrottle.limits.meters import hooks_in_place
+from chadthrottle.model import Engine
 from chadthrottle.netlink import Links, TrafficControl
 from tests.support.command import Command
 from tests.support.doctor import diagnose
 from tests.support.queued import DEVICE, ip, join, require_queued
 from tests.support.rates import within
-from tests.support.throttled import Scene
+from tests.support.throttled import Program, Scene
+
+PIDS_END = 1 << 22  # PID_MAX_LIMIT of include/linux/threads.h
 
 
 def refuse(piece: str) -> Callable[..., Any]:
@@ -80,6 +88,14 @@ def test_a_limit_that_is_not_held(achieved: int, bpffs: Path, monkeypatch: pytes
     flown.achieved[Direction.UP] = achieved
     monkeypatch.setattr(canary, "fly", lambda: flown)
     assert causes(examine(base=bpffs / "chadthrottle", checks=CHECKS)) == ["CT-ENF-04"]
+
+
+def test_children_that_are_not_noticed(bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel here lacks the tracepoints once they are attached, so what is read of them comes back empty."""
+    monkeypatch.setattr("chadthrottle.doctor.canary.members", lambda *_: [])
+    report = examine(base=bpffs / "chadthrottle", checks=CHECKS)
+    assert causes(report) == ["CT-ENF-03"]
+    assert report.exit_code == 5
 
 
 def test_canary_is_held(bpffs: Path) -> None:
@@ -148,3 +164,29 @@ def test_expired_limit_beside_another(chadthrottle: Command, stage: Scene) -> No
     found.names_only("CT-ENF-09", str(first.pid), status=0)
     stage.throttle(second)
     diagnose(chadthrottle).is_well("CT-ENF-09")
+
+
+def test_children_without_room(chadthrottle: Command, stage: Scene) -> None:
+    first, second = stage.start(), stage.start()
+    stage.throttle(first, engine=Engine.CGROUP)
+    stage.throttle(second, engine=Engine.CGROUP)
+    fill_up(stage, second)
+    child = first.fork()
+    assert child.pid not in stage.members(first)
+    found = diagnose(chadthrottle)
+    found.names_only("CT-ENF-08", "1 children", str(first.pid), status=0)
+    assert found["CT-ENF-08"]["cure"][-1] == "Release a limit that is not needed, then set this one again."
+    stage.release(second)
+    stage.throttle(first, engine=Engine.CGROUP)
+    assert child.pid in stage.members(first)
+    diagnose(chadthrottle).is_well("CT-ENF-08")
+
+
+def fill_up(stage: Scene, program: Program) -> None:
+    """The map of processes, with numbers that no process has, as if all were of this one's limit."""
+    with hooks_in_place(stage.base) as hooks:
+        assert hooks is not None
+        (value,) = (value for key, value in hooks.processes.items() if int.from_bytes(key, "little") == program.pid)
+        with suppress(BpfError):  # E2BIG; that no child finds room shows
+            for number in range(PIDS_END, PIDS_END + THROTTLE_MAX_PROCESSES):
+                hooks.processes.update(number.to_bytes(4, "little"), value, ElemFlag.BPF_ANY)
