@@ -45,6 +45,8 @@ class Result:
     retransmitted: int
     """Segments, while the limit stood, the first second excluded."""
     retransmitted_first: int
+    retransmitted_late: float
+    """Of the second half, as a part of what passed in it: what was under way when the limit came is done with."""
     fairness: float | None
     """Jain's, over the bulk flows' bytes; None for one flow."""
     silent: int
@@ -108,7 +110,7 @@ def measure(cell: Cell) -> Result:
             for second in range(1, cell.seconds + 1):
                 time.sleep(max(0.0, samples[0].at + second - time.monotonic()))
                 samples.append(_sample(hooks, cell))
-                if second in (1, cell.seconds):
+                if second in (1, cell.seconds // 2, cell.seconds):
                     marks.append(sender.mark())
             died = sender.mark()["died"] + (limited if sender is peer else peer).mark()["died"]
             rules.sweep(hooks)
@@ -139,15 +141,15 @@ def _result(
     marks: Sequence[dict[str, Any]],
     died: list[str],
 ) -> Result:
-    begun, first, last = samples[0], samples[1], samples[-1]
+    begun, first, half, last = samples[0], samples[1], samples[cell.seconds // 2], samples[-1]
     retransmitted = [sum(flow["retransmitted"] for flow in mark["flows"]) for mark in (at_start, *marks)]
     moved = [
-        after["acked"] - before["acked"] for before, after in zip(marks[0]["flows"], marks[1]["flows"], strict=True)
+        after["acked"] - before["acked"] for before, after in zip(marks[0]["flows"], marks[-1]["flows"], strict=True)
     ]
     bulk = moved[:1] if cell.trickle else moved
     offered = None
     if cell.datagram:
-        sent = marks[1]["datagrams"] - marks[0]["datagrams"]
+        sent = marks[-1]["datagrams"] - marks[0]["datagrams"]
         offered = sent / (last.at - first.at) / cell.offered_datagrams_per_s
     return Result(
         cell=cell,
@@ -157,8 +159,9 @@ def _result(
         dropped=last.dropped - first.dropped,
         marked=last.marked - first.marked,
         passed=last.passed - first.passed,
-        retransmitted=retransmitted[2] - retransmitted[1],
+        retransmitted=retransmitted[-1] - retransmitted[1],
         retransmitted_first=retransmitted[1] - retransmitted[0],
+        retransmitted_late=(retransmitted[-1] - retransmitted[-2]) / max(1, last.passed - half.passed),
         fairness=_jain(bulk),
         silent=sum(not each for each in moved),
         died=tuple(died),

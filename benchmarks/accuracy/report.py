@@ -11,7 +11,7 @@ __all__ = ["HEADER", "report", "row"]
 
 HEADER = (
     "| traffic | limit | flows | achieved | in bounds | worst s | best s | first s | dropped "
-    "| retransmitted (first s) | fairness | silent | died |\n"
+    "| retransmitted (first s; 2nd half) | fairness | silent | died |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -29,7 +29,7 @@ def row(result: Result) -> str:
         f"{max(result.by_second):.2f}",
         f"{result.first:.2f}",
         _part(result.dropped, result.passed + result.dropped),
-        f"{_part(result.retransmitted, result.passed)} ({result.retransmitted_first})",
+        f"{_part(result.retransmitted, result.passed)} ({result.retransmitted_first}; {result.retransmitted_late:.2%})",
         _fairness(result),
         str(result.silent or ""),
         ", ".join(sorted(set(result.died))),
@@ -69,9 +69,10 @@ def report(rows: Sequence[str], command: str, carried: str) -> Iterator[str]:
     yield "traffic runs unlimited at first and then gets the limit. Parts of the limit, in IP bytes on the wire"
     yield "past the limiter (downloads that are queued: link-level bytes, as the queue counts); *achieved* is"
     yield "everything after the first second. Dropped: packets, of those offered; a queue's own drops are not in it."
-    yield "Retransmitted: segments after the first second, of those passed; in brackets those of the first, which pays"
-    yield "for what was on its way. Fairness: Jain's, over payload acknowledged. Silent: flows that moved nothing after"
-    yield "the first second. Bounds only where the project promises them; a fairness below its bound is **bold**."
+    yield "Retransmitted: segments after the first second, of those passed; in brackets those of the first, and what"
+    yield "part it was in the second half, which no longer pays for what was on its way when the limit came. Fairness:"
+    yield "Jain's, over payload acknowledged. Silent: flows that moved nothing after the first second. Bounds only"
+    yield "where the project promises them; a fairness below its bound is **bold**."
     yield from ["", carried] if carried else []
     yield ""
     yield from HEADER.splitlines()
