@@ -217,7 +217,7 @@ static __always_inline int judge_upload(struct judgement *it)
 static __always_inline bool is_to_be_told(struct judgement *it, bool queued)
 {
 	if (queued)
-		return has_waited_long(it->skb, it->tag, it->rate, it->count, it->now);
+		return has_waited_long(it->skb, it->tag, it->rate, it->count, it->wire.packets, it->now);
 	if (!it->armed)
 		return is_to_settle(it->sk, it->tag, it->rate, it->count, it->now);
 	return police(it->rate, it->ahead_until, it->ticks, it->wire.bytes) != POLICE_PASS;

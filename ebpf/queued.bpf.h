@@ -29,8 +29,9 @@
 
 #define TELL_AGAIN_MS 400
 /*
- * What is lost here has used the limit already: at most one in so many. Where that is too few, with many connections or
- * a low limit, windows are so small that the queue's own drops cost no more.
+ * What is lost here has used the limit already: at most one in so many, counted in segments, for a buffer that the queue
+ * has left whole is dozens of them. Where that is too few, with many connections or a low limit, windows are so small
+ * that the queue's own drops cost no more.
  */
 #define TELL_AGAIN_PACKETS 512
 
@@ -74,13 +75,15 @@ static __always_inline bool is_time_to_tell(struct throttle_tag *tag, __u64 now,
 }
 
 static __always_inline bool has_waited_long(struct __sk_buff *skb, struct throttle_tag *tag,
-					    const struct throttle_rate *rate, struct throttle_count *count, __u64 now)
+					    const struct throttle_rate *rate, struct throttle_count *count,
+					    __u32 packets, __u64 now)
 {
 	__u64 target = rate->bytes_per_s < QUEUE_SLOW_BYTES_PER_S ? QUEUE_TARGET_SLOW_NS : QUEUE_TARGET_NS;
 	__u16 waited = queue_clock(now) - (__u16)skb->tc_index;
 
 	if (!skb->tc_index || waited < target >> QUEUE_CLOCK_SHIFT ||
-	    count->passed_packets - count->told_packets < TELL_AGAIN_PACKETS || !is_time_to_tell(tag, now, TELL_AGAIN_MS))
+	    count->passed_packets - count->told_packets < TELL_AGAIN_PACKETS * packets ||
+	    !is_time_to_tell(tag, now, TELL_AGAIN_MS))
 		return false;
 	count->told_packets = count->passed_packets;
 	return true;

@@ -42,9 +42,9 @@ _LEAST_PACKETS = 4
 # A class may send this much at once. HTB is woken by timers, which are late by tenths of a millisecond.
 _BURST_NS = 1_000_000
 
-# From 2 Gbit/s on buffers stay whole: one is a quarter of a millisecond there, and 800 000 segments a second are more
-# than a processor passes on.
-_WHOLE_BYTES_PER_S = 250_000_000
+# From 0.8 Gbit/s on buffers stay whole: one is half a millisecond there, and 70 000 segments a second by themselves are
+# all that a processor passes on beside TCP. Below, a buffer that finds no room would be too much of what is under way.
+_WHOLE_BYTES_PER_S = 100_000_000
 _WHOLE_BYTES = 1 << 20  # more than BIG TCP makes (GSO_MAX_SIZE)
 
 # Three segments: fewer, and a TCP connection alone cannot fill the link.
