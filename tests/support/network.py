@@ -91,6 +91,8 @@ def _configure(namespace: str, host: int) -> Endpoint:
     _ip("-n", namespace, "link", "set", "lo", "up")
     _ip("-n", namespace, "link", "set", "veth0", "up")
     with entered_namespace(namespace):
+        # The first solicitation comes before the far end listens, and the second would a second later.
+        Path("/proc/sys/net/ipv6/neigh/veth0/retrans_time_ms").write_text("20", encoding="ascii")
         return Endpoint(namespace, "veth0", _ifindex("veth0"), ipv4, ipv6)
 
 
