@@ -7,9 +7,12 @@ from contextlib import ExitStack
 import pytest
 
 from chadthrottle import limits
+from chadthrottle.abi import ThrottleDirection, ThrottleRule
+from chadthrottle.bpf.constants import ElemFlag
 from chadthrottle.enforce import rules
 from chadthrottle.enforce.queue import queues
 from chadthrottle.errors import KernelCannotError
+from chadthrottle.limits.meters import hooks_in_place
 from chadthrottle.model import Engine
 from tests.support.patience import FACTOR, patient
 from tests.support.queued import classes, notes, require_limited, traffic_control
@@ -27,10 +30,12 @@ def test_hundreds_of_rules_have_a_class_each(stage: Scene, monkeypatch: pytest.M
             stack.callback(process.wait)
             stack.callback(process.kill)
             pids.append(process.pid)
+        limits.throttle(stage.spec(pids[0], up=None), stage.base)
         with monkeypatch.context() as patch:
-            patch.setattr(rules, "sweep", lambda _: ())  # half of the time; the last ones do it
-            for pid in pids[:-10]:
-                limits.throttle(stage.spec(pid, up=None), stage.base)
+            patch.setattr(rules, "sweep", lambda _: ())
+            for pid in pids[1:-10]:
+                limits.throttle(stage.spec(pid, up=None, engine=Engine.CGROUP), stage.base)
+        number_all(stage)
         longest = 0.0
         for pid in pids[-10:]:
             began = time.monotonic()
@@ -46,6 +51,18 @@ def test_hundreds_of_rules_have_a_class_each(stage: Scene, monkeypatch: pytest.M
         stage.release()
         assert time.monotonic() - began < patient(10)
     assert traffic_control(stage.here) == nothing
+
+
+def number_all(stage: Scene) -> None:
+    """Rules that are policed are to be queued, as if by commands that were killed: the next one makes their classes.
+    By a command each they would take a quarter of a minute.
+    """
+    with hooks_in_place(stage.base) as hooks:
+        assert hooks is not None
+        for number, (key, value) in enumerate(sorted(hooks.rules.items()), start=1):
+            rule = ThrottleRule.from_buffer_copy(value)
+            rule.queue, rule.queued = number, 1 << ThrottleDirection.DOWN
+            hooks.rules.update(key, bytes(rule), ElemFlag.BPF_EXIST)
 
 
 def test_more_rules_than_numbers(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
