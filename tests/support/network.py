@@ -17,6 +17,9 @@ CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 
 _numbers = itertools.count()
 
+_MAC = "02:00:00:00:c7:{:02x}"
+"""By the host's number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -72,8 +75,10 @@ def veth_pair() -> Iterator[tuple[Endpoint, Endpoint]]:
             _ip("netns", "add", name)
             stack.callback(_ip, "netns", "del", name)
         # Born inside: the machine's own namespace never sees the devices.
-        _ip("-n", names[0], "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", names[1])
-        yield _configure(names[0], 1), _configure(names[1], 2)
+        ours, theirs = ("address", _MAC.format(1)), ("address", _MAC.format(2))
+        peer = ("peer", "name", "veth0", *theirs, "netns", names[1])
+        _ip("-n", names[0], "link", "add", "veth0", *ours, "type", "veth", *peer)
+        yield _configure(names[0], 1, 2), _configure(names[1], 2, 1)
 
 
 def leftover_network() -> set[str]:
@@ -83,16 +88,19 @@ def leftover_network() -> set[str]:
     return namespaces | {f"device {name}" for name in devices}
 
 
-def _configure(namespace: str, host: int) -> Endpoint:
+def _configure(namespace: str, host: int, other: int) -> Endpoint:
     ipv4, ipv6 = f"10.213.7.{host}", f"fd00:c7::{host}"
-    _ip("-n", namespace, "address", "add", f"{ipv4}/24", "dev", "veth0")
-    # nodad: usable now, not when duplicate address detection is through.
-    _ip("-n", namespace, "address", "add", f"{ipv6}/64", "dev", "veth0", "nodad")
-    _ip("-n", namespace, "link", "set", "lo", "up")
-    _ip("-n", namespace, "link", "set", "veth0", "up")
+    _ip_batch(
+        namespace,
+        f"address add {ipv4}/24 dev veth0",
+        # nodad: usable now, not when duplicate address detection is through.
+        f"address add {ipv6}/64 dev veth0 nodad",
+        "link set lo up",
+        "link set veth0 up",
+        # By itself it would find the other one a second after the device came up.
+        f"neigh replace fd00:c7::{other} lladdr {_MAC.format(other)} dev veth0 nud permanent",
+    )
     with entered_namespace(namespace):
-        # The first solicitation comes before the far end listens, and the second would a second later.
-        Path("/proc/sys/net/ipv6/neigh/veth0/retrans_time_ms").write_text("20", encoding="ascii")
         return Endpoint(namespace, "veth0", _ifindex("veth0"), ipv4, ipv6)
 
 
@@ -102,6 +110,10 @@ def _ifindex(device: str) -> int:
 
 def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
+
+
+def _ip_batch(namespace: str, *lines: str) -> None:
+    subprocess.run(["ip", "-n", namespace, "-batch", "-"], input="\n".join(lines), text=True, check=True)
 
 
 def _setns(fd: int) -> None:
