@@ -124,6 +124,7 @@ class ThrottleWhy(IntEnum):
     PERMISSION = 2
     ROOM = 3
     UNFINISHED = 4
+    SLOW = 5
 
 
 class ThrottleDevice(ctypes.Structure):

@@ -134,6 +134,7 @@ enum throttle_why {
 	THROTTLE_WHY_PERMISSION = 2,
 	THROTTLE_WHY_ROOM = 3, /* THROTTLE_MAX_QUEUES rules are queued already */
 	THROTTLE_WHY_UNFINISHED = 4, /* the command that made the rule is at it, or was killed */
+	THROTTLE_WHY_SLOW = 5, /* a queue would hold its packets for too long */
 };
 
 /* Key of "queues": a network device. */

@@ -69,10 +69,11 @@ def listing(base: Path | None = None, *, repair: bool = False) -> Listing:
 
 # What kept `auto` from queueing; limits.throttle said more when the limit was set.
 _WHY = {
-    ThrottleWhy.KERNEL: "this kernel, or this machine's set-up, makes no queue",
-    ThrottleWhy.PERMISSION: "a queue was not permitted",
-    ThrottleWhy.ROOM: "too many limits were queued",
-    ThrottleWhy.UNFINISHED: "the command was killed",
+    ThrottleWhy.KERNEL: "this kernel, or this machine's set-up, made no queue when the limit was set",
+    ThrottleWhy.PERMISSION: "a queue was not permitted when the limit was set",
+    ThrottleWhy.ROOM: "too many limits were queued when it was set",
+    ThrottleWhy.UNFINISHED: "the command that set the limit was killed",
+    ThrottleWhy.SLOW: "at so low a rate a packet would wait for a second",
 }
 
 
@@ -80,7 +81,7 @@ def _about_queues(found: list[Rule], queues: QueueReport) -> Iterator[str]:
     for rule in found:
         why = _WHY.get(ThrottleWhy(rule.rule.why))
         if why:
-            yield f"Downloads of PID {rule.leader.pid} are policed, not queued: {why} when the limit was set."
+            yield f"Downloads of PID {rule.leader.pid} are policed, not queued: {why}."
     if any(rule.queued for rule in found):
         if queues.broken:
             yield (

@@ -37,10 +37,10 @@ NO_TCX = (place, "attach_tcx", lambda: NotSupportedError("attaching to a network
 FORBIDDEN = (Links, "add_ifb", lambda: NotPermittedError("cannot make the device chadthrottle (ifb): not permitted"))
 
 LACKING: dict[str, tuple[list[Any], str, str]] = {
-    "ifb": ([NO_IFB], "unknown kind", "this kernel, or this machine's set-up, makes no queue"),
-    "HTB": ([NO_HTB], "unknown kind", "this kernel, or this machine's set-up, makes no queue"),
-    "tbf": ([NO_TBF], "unknown kind", "this kernel, or this machine's set-up, makes no queue"),
-    "tcx and clsact": ([NO_TCX, NO_CLSACT], "unknown kind", "this kernel, or this machine's set-up, makes no queue"),
+    "ifb": ([NO_IFB], "unknown kind", "this kernel, or this machine's set-up, made no queue"),
+    "HTB": ([NO_HTB], "unknown kind", "this kernel, or this machine's set-up, made no queue"),
+    "tbf": ([NO_TBF], "unknown kind", "this kernel, or this machine's set-up, made no queue"),
+    "tcx and clsact": ([NO_TCX, NO_CLSACT], "unknown kind", "this kernel, or this machine's set-up, made no queue"),
     "permission": ([FORBIDDEN], "not permitted", "a queue was not permitted"),
 }
 

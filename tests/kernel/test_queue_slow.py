@@ -6,12 +6,13 @@ import time
 
 import pytest
 
+from chadthrottle.model import Engine
 from tests.support.network import Endpoint
 from tests.support.queued import DEVICE, tc
 from tests.support.rates import rate, within
 from tests.support.throttled import LIMIT, Program, Scene
 
-SLOW = 20_000
+SLOW, VERY_SLOW = 20_000, 1000
 SEGMENT = 1514
 BURST = 40
 
@@ -59,3 +60,28 @@ def test_release_returns_what_waits(stage: Scene, program: Program) -> None:
     assert waiting_bytes(stage.here) > 0
     stage.release(program)
     assert rate(program.received, 1) > 20 * LIMIT
+
+
+def test_a_very_low_limit_is_policed(stage: Scene, program: Program) -> None:
+    """Queued, its packets would wait for seconds, and the sender's timeout would be a multiple of that."""
+    throttled = stage.throttle(program, up=None, down=VERY_SLOW)
+    assert any("policed, not queued" in each for each in throttled.notes)
+    assert any("so low a rate" in each for each in stage.listing().notes)
+    assert engine(stage) is Engine.CGROUP
+    time.sleep(3)
+    stage.release(program)
+    assert within(5, lambda: rate(program.received, 0.2) > 20 * LIMIT)
+
+
+def test_a_limit_that_becomes_very_low_and_back(stage: Scene, program: Program) -> None:
+    for down, means in (LIMIT, Engine.QUEUE), (VERY_SLOW, Engine.CGROUP), (LIMIT, Engine.QUEUE):
+        stage.throttle(program, up=None, down=down)
+        assert engine(stage) is means
+    stage.throttle(program, up=None, down=VERY_SLOW, engine=Engine.QUEUE)
+    assert engine(stage) is Engine.QUEUE
+
+
+def engine(stage: Scene) -> Engine:
+    (state,) = stage.listing().rules
+    assert state.down is not None
+    return state.down.engine

@@ -14,6 +14,7 @@ import selectors
 import signal
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -344,7 +345,10 @@ class _Program:
             while self.take():
                 pass
         except OSError as error:
-            return [f"{_name(self.down)}: {error!r}: {_state(self.down)}"]
+            port = self.down.getsockname()[1]
+            command = self.there.command("ss", "-tinmoH", "dport", "=", f":{port}")
+            seen = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+            return [f"{_name(self.down)}: {error!r}: {_state(self.down)}; the peer: {' '.join(seen)}"]
         given = TOTAL.unpack(self.tail)[0]
         return [f"{_name(self.down)}: of {given} bytes {self.received - 8} arrived"] * (given != self.received - 8)
 

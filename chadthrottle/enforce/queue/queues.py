@@ -29,6 +29,12 @@ AUTO = frozenset({ThrottleDirection.DOWN})
 """What `--engine auto` queues: docs/adr/0005-downloads-are-queued.md has the figures."""
 
 
+# Three packets wait for a second there, and a sender's timeout is some times what packets wait: at 1000 bytes/s a
+# connection was silent for 6 s after its limit was gone. Policed it is back within 0.6 s.
+_LEAST_BYTES_PER_S = 4000
+_SLOW = "below 4 kB/s a packet would wait for a second and more"
+
+
 class Held(NamedTuple):
     """How a rule is to be held, for throttle_rule."""
 
@@ -68,6 +74,8 @@ def hold(
     directions = _wanted(engine, rates, before)
     if not directions:
         return Held()
+    if engine is Engine.AUTO and directions == AUTO and rates[ThrottleDirection.DOWN] < _LEAST_BYTES_PER_S:
+        return Held(why=ThrottleWhy.SLOW, notes=(f"Downloads are policed, not queued: {_SLOW}.",))
     number = int(before.queue) or _free_number(hooks)
     if not number:
         if engine is Engine.QUEUE:
