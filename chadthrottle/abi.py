@@ -1,4 +1,4 @@
-"""The headers that BPF programs and Python share, as ctypes: ebpf/traffic.h, ebpf/throttle.h, ebpf/trial.h.
+"""The headers that BPF programs and Python share, as ctypes: ebpf/traffic.h, ebpf/throttle.h.
 
 Checked in tests/unit/test_abi.py against the BTF of the object that was built from them.
 """
@@ -13,7 +13,6 @@ __all__ = [
     "THROTTLE_MAX_QUEUES",
     "THROTTLE_QUEUE_CLASSES",
     "THROTTLE_QUEUE_MAJOR",
-    "TRIAL_DROPPED_BYTES",
     "ThrottleClass",
     "ThrottleCount",
     "ThrottleDevice",
@@ -32,8 +31,6 @@ __all__ = [
     "ThrottleWhy",
     "TrafficCount",
     "TrafficDirection",
-    "TrialDirection",
-    "TrialSocket",
 ]
 
 THROTTLE_QUEUE_MAJOR = 0xC7AD
@@ -48,7 +45,7 @@ THROTTLE_MAX_QUEUES = 4094
 THROTTLE_MAX_PROCESSES = 65536
 """How many processes can be limited at a time."""
 
-THROTTLE_ABI_VERSION = 4
+THROTTLE_ABI_VERSION = 5
 """Changes with any change of ebpf/throttle.h; pins of another version are not ours to use."""
 
 
@@ -395,24 +392,3 @@ class ThrottleMeter(ctypes.Structure):
     tcp_ns: int
     """CLOCK_BOOTTIME when TCP last offered data to upload."""
     untracked: int
-
-
-TRIAL_DROPPED_BYTES = 777
-"""The size of the packets that a trial drops, IP header and all."""
-
-
-class TrialDirection(IntEnum):
-    """enum trial_direction: the index into the arrays below."""
-
-    EGRESS = 0
-    INGRESS = 1
-
-
-class TrialSocket(ctypes.Structure):
-    """struct trial_socket, value of the map `sockets`, by socket cookie."""
-
-    _fields_ = (("packets", ctypes.c_uint64 * len(TrialDirection)), ("dropped", ctypes.c_uint64 * len(TrialDirection)))
-
-    packets: ctypes.Array[ctypes.c_uint64]
-    """All that came by, dropped ones too."""
-    dropped: ctypes.Array[ctypes.c_uint64]

@@ -18,7 +18,7 @@
 #define CHADTHROTTLE_THROTTLE_H
 
 /* Changed whenever something below changes; part of the pins' directory name. */
-#define THROTTLE_ABI_VERSION 4
+#define THROTTLE_ABI_VERSION 5
 
 /* Index into the arrays below. */
 enum throttle_direction {

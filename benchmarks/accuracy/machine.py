@@ -23,8 +23,9 @@ def machine() -> str:
 def wait_for_memory() -> None:
     """Until TCP uses less memory than its low mark (net.ipv4.tcp_mem), which all namespaces share.
 
-    Above it the kernel stops to enlarge receive windows (tcp_clamp_window() of net/ipv4/tcp_input.c): a network with a
-    round trip is then measured as slow as 64 KiB a round trip are. Raises SystemExit after three minutes.
+    Above the middle one memory is short, and is so until below the low one again: meanwhile the kernel enlarges no
+    receive window (tcp_grow_window() of net/ipv4/tcp_input.c), and a network with a round trip is measured as slow as
+    64 KiB a round trip are. Raises SystemExit after three minutes.
     """
     low_mark_pages = int(Path("/proc/sys/net/ipv4/tcp_mem").read_text(encoding="ascii").split()[0])
     deadline = time.monotonic() + MEMORY_PATIENCE_S

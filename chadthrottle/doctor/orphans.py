@@ -34,7 +34,7 @@ _MAPS = {"tags", "rules", "meters"}
 """At least two of these: each hook has them."""
 _ENOUGH = 2
 
-_WORKER_S = 0.3
+_WORKER_S = 1.0
 _PAUSE_S = 0.03
 
 

@@ -17,12 +17,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chadthrottle.abi import TrialSocket
 from chadthrottle.bpf.cgroup_link import attach_cgroup
 from chadthrottle.bpf.constants import AttachType, ProgType
 from chadthrottle.bpf.programs import Program
 from chadthrottle.bpf.syscall import failure
 from chadthrottle.bpf.trials import Attempt, returns
+from chadthrottle.doctor.trial_abi import TrialSocket
 from chadthrottle.doctor.trial_guard import HOOKS, LIFETIME_S, MINIMAL, PROGRAMS, guarded, own_name, remove_cgroup
 from chadthrottle.doctor.trial_moves import cgroup_error, move, move_back
 from chadthrottle.doctor.trial_steps import (

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from chadthrottle.abi import TRIAL_DROPPED_BYTES, TrialDirection, TrialSocket
 from chadthrottle.bpf.cgroupfs import open_cgroup
 from chadthrottle.bpf.constants import AttachType
 from chadthrottle.bpf.errors import AttachError, BpfError, NotSupportedError, errno_name
 from chadthrottle.bpf.links import Link
 from chadthrottle.bpf.query import program_ids
+from chadthrottle.doctor.trial_abi import TRIAL_DROPPED_BYTES, TrialDirection, TrialSocket
 from chadthrottle.errors import ChadthrottleError
 
 if TYPE_CHECKING:

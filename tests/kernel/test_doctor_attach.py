@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from chadthrottle.abi import TRIAL_DROPPED_BYTES, TrialSocket
 from chadthrottle.bpf import attr
 from chadthrottle.bpf.cgroup_link import attach_cgroup
 from chadthrottle.bpf.cgroupfs import open_cgroup
@@ -21,6 +20,7 @@ from chadthrottle.doctor import attach, conflicts, examine, trial, trial_guard, 
 from chadthrottle.doctor.check import Context
 from chadthrottle.doctor.finding import Finding, Report, Status
 from chadthrottle.doctor.trial import MARK, bench
+from chadthrottle.doctor.trial_abi import TRIAL_DROPPED_BYTES, TrialSocket
 from chadthrottle.doctor.trial_guard import HOOKS, sweep
 from chadthrottle.doctor.trial_moves import move
 from chadthrottle.doctor.trial_steps import FAR, NEAR, talk

@@ -79,6 +79,8 @@ def test_a_limit_that_becomes_very_low_and_back(stage: Scene, program: Program) 
         assert engine(stage) is means
     stage.throttle(program, up=None, down=VERY_SLOW, engine=Engine.QUEUE)
     assert engine(stage) is Engine.QUEUE
+    stage.throttle(program, up=LIMIT, down=None)
+    assert engine(stage) is Engine.QUEUE, "what is not named stays as it is"
 
 
 def engine(stage: Scene) -> Engine:

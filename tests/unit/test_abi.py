@@ -1,4 +1,4 @@
-"""chadthrottle/abi.py against the BTF of the object it describes."""
+"""chadthrottle/abi.py, and doctor/trial_abi.py, against the BTF of the objects they describe."""
 
 import ctypes
 from collections.abc import Callable
@@ -12,10 +12,11 @@ from chadthrottle.bpf.btf import Btf, BtfType
 from chadthrottle.bpf.constants import BtfKind
 from chadthrottle.bpf.parse import open_object
 from chadthrottle.bpf.spec import ObjectSpec
+from chadthrottle.doctor import trial_abi
 
 Fields = list[tuple[str, int, int]]
 
-# Every structure of abi.py: the object it comes from, and its name in C.
+# Every structure of the two: the object it comes from, and its name in C.
 STRUCTURES: dict[type[ctypes.Structure], tuple[str, str]] = {
     TrafficCount: ("traffic", "traffic_count"),
     abi.ThrottleCount: ("throttle", "throttle_count"),
@@ -30,7 +31,7 @@ STRUCTURES: dict[type[ctypes.Structure], tuple[str, str]] = {
     abi.ThrottleSharing: ("throttle", "throttle_sharing"),
     abi.ThrottleSocket: ("throttle", "throttle_socket"),
     abi.ThrottleTag: ("throttle", "throttle_tag"),
-    abi.TrialSocket: ("trial", "trial_socket"),
+    trial_abi.TrialSocket: ("trial", "trial_socket"),
 }
 
 
@@ -54,7 +55,8 @@ def layout_in_ctypes(structure: type[ctypes.Structure]) -> Fields:
 
 
 def test_every_structure_is_compared() -> None:
-    exported = {each for name in abi.__all__ if isinstance(each := getattr(abi, name), type)}
+    both = (getattr(module, name) for module in (abi, trial_abi) for name in module.__all__)
+    exported = {each for each in both if isinstance(each, type)}
     assert {each for each in exported if issubclass(each, ctypes.Structure)} == STRUCTURES.keys()
 
 
@@ -107,8 +109,8 @@ def test_throttle_numbers_are_what_the_header_says() -> None:
 
 def test_trial_numbers_are_what_the_header_says() -> None:
     header = (Path(__file__).parents[2] / "ebpf" / "trial.h").read_text(encoding="utf-8")
-    assert f"#define TRIAL_DROPPED_BYTES {abi.TRIAL_DROPPED_BYTES}\n" in header
-    for direction in abi.TrialDirection:
+    assert f"#define TRIAL_DROPPED_BYTES {trial_abi.TRIAL_DROPPED_BYTES}\n" in header
+    for direction in trial_abi.TrialDirection:
         assert f"\tTRIAL_{direction.name} = {direction.value},\n" in header
 
 

@@ -28,11 +28,9 @@ __all__ = ["NO_QUEUES", "Held", "QueueReport", "hold", "remove_recorded", "repor
 AUTO = frozenset({ThrottleDirection.DOWN})
 """What `--engine auto` queues: docs/adr/0005-downloads-are-queued.md has the figures."""
 
-
 # Three packets wait for a second there, and a sender's timeout is some times what packets wait: at 1000 bytes/s a
 # connection was silent for 6 s after its limit was gone. Policed it is back within 0.6 s.
 _LEAST_BYTES_PER_S = 4000
-_SLOW = "below 4 kB/s a packet would wait for a second and more"
 
 
 class Held(NamedTuple):
@@ -74,8 +72,9 @@ def hold(
     directions = _wanted(engine, rates, before)
     if not directions:
         return Held()
-    if engine is Engine.AUTO and directions == AUTO and rates[ThrottleDirection.DOWN] < _LEAST_BYTES_PER_S:
-        return Held(why=ThrottleWhy.SLOW, notes=(f"Downloads are policed, not queued: {_SLOW}.",))
+    if engine is Engine.AUTO and _is_too_slow(directions, rates, before):
+        note = "Downloads are policed, not queued: below 4 kB/s a packet would wait for a second and more."
+        return Held(why=ThrottleWhy.SLOW, notes=(note,))
     number = int(before.queue) or _free_number(hooks)
     if not number:
         if engine is Engine.QUEUE:
@@ -164,6 +163,15 @@ def _wanted(
         kept = {direction for direction in limited_before if before.queued & 1 << direction}
         return frozenset(kept | (AUTO & (limited - limited_before)))
     return AUTO & limited
+
+
+def _is_too_slow(
+    directions: frozenset[ThrottleDirection], rates: Mapping[ThrottleDirection, int], before: ThrottleRule
+) -> bool:
+    """Downloads alone, and at a new rate: one that is in a queue at this rate was asked to be."""
+    down = ThrottleDirection.DOWN
+    is_kept = before.queued & 1 << down and before.rate[down].bytes_per_s == rates[down]
+    return directions == AUTO and rates[down] < _LEAST_BYTES_PER_S and not is_kept
 
 
 def _room_message() -> str:
