@@ -22,7 +22,7 @@ from chadthrottle import cgroup
 from chadthrottle.enforce import guests
 from chadthrottle.enforce.hooks import Hooks
 from chadthrottle.enforce.membership import members
-from chadthrottle.enforce.private_network import Inhabitant, private_network
+from chadthrottle.enforce.private_network import Inhabitant, die_with, private_network
 from chadthrottle.enforce.rules import all_rules
 from chadthrottle.errors import ChadthrottleError, KernelCannotError
 from chadthrottle.limits import release, throttle
@@ -114,10 +114,12 @@ class _Bird(End):
         return int(received / seconds)
 
     def have_child(self) -> int:
-        """It waits to be killed, as its parent does."""
+        """It waits to be killed, and is with its parent: it has all that doctor has open."""
+        parent = os.getpid()
         child = os.fork()
         if child == 0:
             with suppress(BaseException):
+                die_with(parent)
                 threading.Event().wait(5)
             os._exit(0)
         return child

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from chadthrottle.errors import ChadthrottleError, KernelCannotError, NotPermittedError
 from chadthrottle.netlink import Links
 
-__all__ = ["Inhabitant", "private_network"]
+__all__ = ["Inhabitant", "die_with", "private_network"]
 
 CLONE_NEWNET = 0x4000_0000  # include/uapi/linux/sched.h
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
@@ -102,12 +102,17 @@ def _ended(inhabitant: Inhabitant) -> Iterator[Inhabitant]:
         inhabitant.end()
 
 
+def die_with(parent: int) -> None:
+    """For a child: it is killed with the thread that forked it, in the process `parent`. Raises OSError."""
+    _libc("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # killed before the line above
+        os._exit(0)
+
+
 def _live(channel: socket.socket, parent: int, make: Callable[[], object]) -> NoReturn:
     """The child's whole life; it never returns into what it was forked from."""
     try:
-        _libc("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # killed before the line above
-            os._exit(0)
+        die_with(parent)
         # A terminal sends Ctrl-C to all: our parent ends us then, we say nothing. The rest is for it to handle, too.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for number in signal.SIGTERM, signal.SIGHUP:

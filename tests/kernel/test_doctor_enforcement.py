@@ -1,5 +1,8 @@
 """Faults for the family enforcement: what a queue lacks, and what somebody did to a queue in use."""
 
+import os
+import select
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,8 +13,9 @@ import pytest
 from chadthrottle.abi import THROTTLE_MAX_PROCESSES
 from chadthrottle.bpf.constants import ElemFlag
 from chadthrottle.bpf.errors import BpfError
-from chadthrottle.doctor import Report, Status, examine
+from chadthrottle.doctor import Report, Status, canary, examine
 from chadthrottle.doctor.enforcement import CHECKS
+from chadthrottle.enforce.private_network import private_network
 from chadthrottle.errors import ChadthrottleError, KernelCannotError
 from chadthrottle.limits.meters import hooks_in_place
 from chadthrottle.model import Engine
@@ -81,7 +85,6 @@ def test_nothing_can_be_limited(bpffs: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("achieved", [1_000_000, 40_000_000])
 def test_a_limit_that_is_not_held(achieved: int, bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chadthrottle.doctor import canary
     from chadthrottle.model import Direction
 
     flown = canary.fly()
@@ -97,6 +100,17 @@ def test_children_that_are_not_noticed(bpffs: Path, monkeypatch: pytest.MonkeyPa
     report = examine(base=bpffs / "chadthrottle", checks=CHECKS)
     assert [each for each in causes(report) if each not in TOO_SLOW] == ["CT-ENF-03"]
     assert report.exit_code == 5
+
+
+def test_a_child_of_the_canarys_ends_with_it() -> None:
+    """Killed with doctor, it lets go of all that doctor has open."""
+    with private_network(canary._Bird, ("198.51.100.1/24",), ("198.51.100.2/24",)) as (near, _):
+        child = os.pidfd_open(near.ask("have_child"))
+        try:
+            os.kill(near.pid, signal.SIGKILL)
+            assert select.select([child], [], [], patient(2))[0]
+        finally:
+            os.close(child)
 
 
 def test_canary_is_held(bpffs: Path) -> None:
