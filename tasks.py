@@ -159,7 +159,7 @@ def vm(_: Context, kernel: str = "all", args: str = "", minutes: int = 30) -> No
     if kernel != "all" and kernel not in kernels.VERSIONS:
         raise Exit(f"--kernel is one of {', '.join(kernels.VERSIONS)}, all; not {kernel!r}", code=2)
     color = "yes" if sys.stdout.isatty() else "no"
-    command = (sys.executable, "-m", "pytest", "tests/kernel", f"--color={color}", *shlex.split(args))
+    command = (sys.executable, "-m", "pytest", "tests/kernel", "tests/vm", f"--color={color}", *shlex.split(args))
     objects = kernels.CACHE / "objects"
     build_objects(objects)  # here, because the guest needs minutes for it
     environment = {

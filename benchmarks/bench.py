@@ -13,6 +13,7 @@ import argparse
 import datetime as dt
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def _bench(
                 outcomes.append(outcome)
                 leftovers += left
         run = Run(
-            command="invoke bench" + " --quick" * arguments.quick,
+            command=_command(arguments),
             date=f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
             machine=machine(),
             load=f"Load average {load:.1f} before and {os.getloadavg()[0]:.1f} after: other work is in these numbers.",
@@ -118,6 +119,13 @@ def _bench(
             _write(run, output)
     if leftovers:
         raise SystemExit("left behind:\n" + "\n".join(leftovers))
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """What makes this page again."""
+    values = {name: getattr(arguments, name) for name in ("cells", "only", "seconds")}
+    given = [f"--{name} {shlex.quote(str(value))}" for name, value in values.items() if value]
+    return " ".join(["invoke bench", *["--quick"] * arguments.quick, *given])
 
 
 def _measured(cell: Cell, contender: Contender, seconds: int) -> tuple[Outcome, list[str]]:

@@ -1,6 +1,6 @@
 """Fixtures for every test, and the rules for those that need the kernel.
 
-A test with the marker `kernel` (all of tests/kernel have it) runs as root, alone on this machine (see
+A test with the marker `kernel` (all of tests/kernel and tests/vm have it) runs as root, alone on this machine (see
 support/kernel_lock.py), in a network namespace of its own, and leaves nothing behind (support/leftovers.py).
 Without root it is skipped with the reason; with CHADTHROTTLE_REQUIRE_KERNEL_TESTS=1 its skip, whatever the
 reason, is a failure.
@@ -27,12 +27,12 @@ from tests.support.throttled import Scene, scene
 REQUIRE_KERNEL_TESTS = "CHADTHROTTLE_REQUIRE_KERNEL_TESTS"
 TEST_OBJECTS = "CHADTHROTTLE_TEST_OBJECTS"
 MARKER = "kernel"
-FOLDER = Path(__file__).parent / "kernel"
+FOLDERS = tuple(Path(__file__).parent / name for name in ("kernel", "vm"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(FOLDER):
+        if _is_of_the_kernel(item.path):
             item.add_marker(MARKER)
 
 
@@ -52,9 +52,13 @@ def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     report = yield
-    if report.skipped and collector.path.is_relative_to(FOLDER):
+    if report.skipped and _is_of_the_kernel(collector.path):
         _require(report)
     return report
+
+
+def _is_of_the_kernel(path: Path) -> bool:
+    return any(path.is_relative_to(folder) for folder in FOLDERS)
 
 
 def _require(report: pytest.TestReport | pytest.CollectReport) -> None:

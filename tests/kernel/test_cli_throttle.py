@@ -101,27 +101,27 @@ def test_the_limit_includes_children(chadthrottle: Command, leaf_cgroup: Path) -
         process.stdout.readline()
         (grandchild,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("ascii").split()
         try:
-            answer = chadthrottle("throttle", process.pid, "1mbit", "--at", leaf_cgroup)
+            answer = chadthrottle.forked("throttle", process.pid, "1mbit", "--at", leaf_cgroup)
             assert answer.out.splitlines()[0] == f"sh (PID {process.pid}) and 1 more limited:"
-            assert chadthrottle("release", "--all").status == 0
+            assert chadthrottle.forked("release", "--all").status == 0
         finally:
             os.kill(int(grandchild), signal.SIGKILL)
             process.kill()
 
 
 def test_the_limit_can_exclude_children(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
-    answer = chadthrottle("throttle", child, "1mbit", "--no-children", "--at", leaf_cgroup, "--json")
+    answer = chadthrottle.forked("throttle", child, "1mbit", "--no-children", "--at", leaf_cgroup, "--json")
     assert answer.json()["rules"][0]["children"] is False
-    assert chadthrottle("list", "--json").json()["rules"][0]["children"] is False
-    assert chadthrottle("release", child).status == 0
+    assert chadthrottle.forked("list", "--json").json()["rules"][0]["children"] is False
+    assert chadthrottle.forked("release", child).status == 0
 
 
 def test_json(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
     """The schema, pinned: a key may be added, none may go or change without another number."""
     stat = read_stat(child)
     assert stat is not None
-    set_up = chadthrottle("throttle", child, "--up", "1mbit", "--duration", "1h", "--at", leaf_cgroup, "--json")
-    for answer in set_up, chadthrottle("list", "--json"):
+    set_up = chadthrottle.forked("throttle", child, "--up", "1mbit", "--duration", "1h", "--at", leaf_cgroup, "--json")
+    for answer in set_up, chadthrottle.forked("list", "--json"):
         assert (answer.status, answer.err) == (0, "")
         told = answer.json()
         (rule,) = told.pop("rules")
@@ -147,8 +147,8 @@ def test_json(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
             "scope": "all",
             "held_by": None,
         }
-    assert chadthrottle("release", child).status == 0
-    assert chadthrottle("list", "--json") == Answer(0, '{"schema": 1, "rules": [], "notes": []}\n', "")
+    assert chadthrottle.forked("release", child).status == 0
+    assert chadthrottle.forked("list", "--json") == Answer(0, '{"schema": 1, "rules": [], "notes": []}\n', "")
 
 
 @pytest.mark.usefixtures("nothing_changed")
@@ -160,7 +160,7 @@ def test_errors_as_json(chadthrottle: Command, leaf_cgroup: Path) -> None:
         (["throttle", "--nonsense"], 2, "No such option"),
         (["list", "extra"], 2, "unexpected extra argument"),
     ):
-        answer = chadthrottle(*words, "--json")
+        answer = chadthrottle.forked(*words, "--json")
         assert (answer.status, answer.err) == (status, "")
         told = answer.json()
         assert list(told) == ["schema", "error"]
@@ -171,10 +171,10 @@ def test_errors_as_json(chadthrottle: Command, leaf_cgroup: Path) -> None:
 
 
 def test_quiet_says_nothing_of_success(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
-    assert chadthrottle("throttle", child, "1mbit", "--at", leaf_cgroup, "--quiet") == Answer(0, "", "")
-    assert f"PID {child}" in chadthrottle("--quiet", "list").out  # that is what it was asked
-    assert chadthrottle("release", child, "--quiet") == Answer(0, "", "")
-    assert chadthrottle("release", child, "--quiet").err.startswith("error: ")
+    assert chadthrottle.forked("throttle", child, "1mbit", "--at", leaf_cgroup, "--quiet") == Answer(0, "", "")
+    assert f"PID {child}" in chadthrottle.forked("--quiet", "list").out  # that is what it was asked
+    assert chadthrottle.forked("release", child, "--quiet") == Answer(0, "", "")
+    assert chadthrottle.forked("release", child, "--quiet").err.startswith("error: ")
 
 
 CALL = r"\d\d:\d\d:\d\d\.\d{6} bpf\(BPF_\w+\) = (\d+|E[A-Z]+), \d+ us"
@@ -184,25 +184,25 @@ CALL = r"\d\d:\d\d:\d\d\.\d{6} bpf\(BPF_\w+\) = (\d+|E[A-Z]+), \d+ us"
 def test_debug_logs_each_call(how: str, chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
     words = ["throttle", str(child), "1mbit", "--at", str(leaf_cgroup)]
     if how == "variable":
-        answer = chadthrottle(*words, variables={"CHADTHROTTLE_LOG": "debug"})
+        answer = chadthrottle.forked(*words, variables={"CHADTHROTTLE_LOG": "debug"})
     else:
-        answer = chadthrottle(*(["--debug", *words] if how == "option first" else [*words, "--debug"]))
+        answer = chadthrottle.forked(*(["--debug", *words] if how == "option first" else [*words, "--debug"]))
     assert answer.status == 0
     lines = answer.err.splitlines()
     assert [line for line in lines if not re.fullmatch(CALL, line)] == []
     for command in "BPF_PROG_LOAD", "BPF_MAP_CREATE", "BPF_LINK_CREATE", "BPF_OBJ_PIN":
         assert f"bpf({command})" in answer.err
     assert "limited:" in answer.out
-    assert chadthrottle("release", "--all").status == 0
+    assert chadthrottle.forked("release", "--all").status == 0
 
 
 def test_the_log_can_go_to_a_file(chadthrottle: Command, child: int, leaf_cgroup: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    answer = chadthrottle("throttle", child, "1mbit", "--at", leaf_cgroup, "--log", log)
+    answer = chadthrottle.forked("throttle", child, "1mbit", "--at", leaf_cgroup, "--log", log)
     assert (answer.status, answer.err) == (0, "")
     first = log.read_text("ascii")
     assert "bpf(BPF_LINK_CREATE)" in first
-    assert chadthrottle("release", "--all", "--log", log).status == 0
+    assert chadthrottle.forked("release", "--all", "--log", log).status == 0
     assert log.read_text("ascii").startswith(first)
     assert len(log.read_text("ascii")) > len(first)
 
@@ -225,21 +225,21 @@ def test_the_log_can_go_to_a_file(chadthrottle: Command, child: int, leaf_cgroup
 )
 @pytest.mark.usefixtures("nothing_changed")
 def test_what_is_no_process(pid: str, status: int, said: str, chadthrottle: Command, leaf_cgroup: Path) -> None:
-    refused(chadthrottle("throttle", pid, "1mbit", "--at", leaf_cgroup), status, said)
+    refused(chadthrottle.forked("throttle", pid, "1mbit", "--at", leaf_cgroup), status, said)
 
 
 @pytest.mark.usefixtures("nothing_changed")
 def test_a_dead_process(chadthrottle: Command, leaf_cgroup: Path) -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()
-    refused(chadthrottle("throttle", process.pid, "1mbit", "--at", leaf_cgroup), 4, "it has ended")
+    refused(chadthrottle.forked("throttle", process.pid, "1mbit", "--at", leaf_cgroup), 4, "it has ended")
 
 
 @pytest.mark.usefixtures("nothing_changed")
 def test_a_zombie(chadthrottle: Command, leaf_cgroup: Path) -> None:
     with subprocess.Popen(["true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        refused(chadthrottle("throttle", process.pid, "1mbit", "--at", leaf_cgroup), 4, "zombie")
+        refused(chadthrottle.forked("throttle", process.pid, "1mbit", "--at", leaf_cgroup), 4, "zombie")
 
 
 @pytest.mark.usefixtures("nothing_changed")
@@ -247,7 +247,7 @@ def test_a_kernel_thread(chadthrottle: Command, leaf_cgroup: Path) -> None:
     stat = read_stat(2)
     assert stat is not None
     assert stat.is_kernel_thread
-    refused(chadthrottle("throttle", 2, "1mbit", "--at", leaf_cgroup), 2, "kernel thread")
+    refused(chadthrottle.forked("throttle", 2, "1mbit", "--at", leaf_cgroup), 2, "kernel thread")
 
 
 @pytest.mark.usefixtures("nothing_changed")
@@ -256,7 +256,7 @@ def test_a_thread(chadthrottle: Command, leaf_cgroup: Path) -> None:
     thread = threading.Thread(target=done.wait)
     thread.start()
     try:
-        answer = chadthrottle("throttle", str(thread.native_id), "1mbit", "--at", leaf_cgroup)
+        answer = chadthrottle.forked("throttle", str(thread.native_id), "1mbit", "--at", leaf_cgroup)
         refused(answer, 2, f"is a thread of process {os.getpid()}", f"sudo chadthrottle throttle {os.getpid()} RATE")
     finally:
         done.set()
@@ -269,7 +269,7 @@ def test_a_name(chadthrottle: Command, leaf_cgroup: Path, tmp_path: Path) -> Non
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([program, "1000"]) as one, subprocess.Popen([program, "1000"]) as two:
         try:
-            answer = chadthrottle("throttle", program.name, "1mbit", "--at", leaf_cgroup)
+            answer = chadthrottle.forked("throttle", program.name, "1mbit", "--at", leaf_cgroup)
             refused(answer, 2, "2 processes have it")
             lines = [line for line in answer.err.splitlines() if line.startswith("sudo chadthrottle throttle ")]
             assert [int(line.split()[3]) for line in lines] == sorted([one.pid, two.pid])
@@ -290,7 +290,7 @@ def test_the_shell_it_was_started_from(chadthrottle: Command, leaf_cgroup: Path,
     for allowed in ("--force",), ("--duration", "1h"):
         answer = run(*allowed)
         assert (answer.status, answer.err) == (0, "")
-        assert chadthrottle("release", "--all").status == 0
+        assert chadthrottle.forked("release", "--all").status == 0
 
 
 @pytest.mark.usefixtures("nothing_changed")
@@ -340,25 +340,31 @@ def without_root(package: Path) -> tuple[str, ...]:
 )
 @pytest.mark.usefixtures("nothing_changed")
 def test_wrong_rates(rate: str, said: str, chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
-    refused(chadthrottle("throttle", child, rate, "--at", leaf_cgroup), 2, "error: RATE", said)
-    refused(chadthrottle("throttle", child, "--up", rate, "--at", leaf_cgroup), 2, "error: --up", said)
+    refused(chadthrottle.forked("throttle", child, rate, "--at", leaf_cgroup), 2, "error: RATE", said)
+    refused(chadthrottle.forked("throttle", child, "--up", rate, "--at", leaf_cgroup), 2, "error: --up", said)
 
 
 @pytest.mark.usefixtures("nothing_changed")
 def test_a_negative_rate(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
-    refused(chadthrottle("throttle", child, "--at", leaf_cgroup, "--down", "-1mbit"), 2, "cannot be negative")
-    refused(chadthrottle("throttle", child, "--at", leaf_cgroup, "--down", "-1"), 2, "--down -1: it cannot be negative")
-    refused(chadthrottle("throttle", child, "--at", leaf_cgroup, "--", "-1mbit"), 2, "cannot be negative")
+    refused(chadthrottle.forked("throttle", child, "--at", leaf_cgroup, "--down", "-1mbit"), 2, "cannot be negative")
+    refused(
+        chadthrottle.forked("throttle", child, "--at", leaf_cgroup, "--down", "-1"),
+        2,
+        "--down -1: it cannot be negative",
+    )
+    refused(chadthrottle.forked("throttle", child, "--at", leaf_cgroup, "--", "-1mbit"), 2, "cannot be negative")
 
 
 @pytest.mark.usefixtures("nothing_changed")
 def test_no_rate(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
-    refused(chadthrottle("throttle", child, "--at", leaf_cgroup), 2, "no rate given")
+    refused(chadthrottle.forked("throttle", child, "--at", leaf_cgroup), 2, "no rate given")
 
 
 @pytest.mark.usefixtures("nothing_changed")
 def test_bpffs_is_read_only(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
-    answer = chadthrottle("throttle", child, "1mbit", "--at", leaf_cgroup, setup="mount -o remount,bind,ro /sys/fs/bpf")
+    answer = chadthrottle.forked(
+        "throttle", child, "1mbit", "--at", leaf_cgroup, setup="mount -o remount,bind,ro /sys/fs/bpf"
+    )
     refused(answer, 5, "EROFS", "sudo mount -o remount,rw /sys/fs/bpf")
 
 
@@ -366,7 +372,9 @@ def test_bpffs_is_read_only(chadthrottle: Command, child: int, leaf_cgroup: Path
 def test_no_cgroup2(chadthrottle: Command, child: int) -> None:
     away = "awk '$3 == \"cgroup2\" {print $2}' /proc/mounts | sort -r | xargs -n1 umount -l"
     for at in "root", "leaf":
-        refused(chadthrottle("throttle", child, "1mbit", "--at", at, setup=away), 5, "cgroup2 is not mounted here")
+        refused(
+            chadthrottle.forked("throttle", child, "1mbit", "--at", at, setup=away), 5, "cgroup2 is not mounted here"
+        )
 
 
 @pytest.mark.parametrize(
@@ -394,11 +402,11 @@ def test_where_no_hooks_can_be(at: str, chadthrottle: Command, child: int, leaf_
         "": ("", "neither root, leaf nor an absolute path"),
     }[at]
     setup = f"mount -t cgroup -o none,name=ct-test none {v1}" if at == "v1" else ""
-    refused(chadthrottle("throttle", child, "1mbit", "--at", place, setup=setup), 2, said)
+    refused(chadthrottle.forked("throttle", child, "1mbit", "--at", place, setup=setup), 2, said)
 
 
 def test_a_path_without_the_mount_point(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
-    answer = chadthrottle("throttle", child, "1mbit", "--at", f"/{leaf_cgroup.name}")
+    answer = chadthrottle.forked("throttle", child, "1mbit", "--at", f"/{leaf_cgroup.name}")
     refused(answer, 2, f"Did you mean {leaf_cgroup}?")
 
 
@@ -418,11 +426,11 @@ def test_a_path_without_the_mount_point(chadthrottle: Command, child: int, leaf_
 def test_options_and_variables_that_mean_nothing(
     words: list[str], variables: dict[str, str], said: str, chadthrottle: Command, child: int, leaf_cgroup: Path
 ) -> None:
-    refused(chadthrottle("throttle", child, "1mbit", "--at", leaf_cgroup, *words, variables=variables), 2, said)
+    refused(chadthrottle.forked("throttle", child, "1mbit", "--at", leaf_cgroup, *words, variables=variables), 2, said)
 
 
 def test_the_flag_wins_over_the_variable(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
-    answer = chadthrottle(
+    answer = chadthrottle.forked(
         "throttle",
         child,
         "1mbit",
@@ -433,30 +441,30 @@ def test_the_flag_wins_over_the_variable(chadthrottle: Command, child: int, leaf
         variables={"CHADTHROTTLE_BPF_ATTACH_METHOD": "legacy"},
     )
     assert answer.status == 0
-    assert chadthrottle("release", "--all").status == 0
+    assert chadthrottle.forked("release", "--all").status == 0
 
 
 def test_another_place_than_the_hooks_have(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
-    chadthrottle("throttle", child, "1mbit", "--at", leaf_cgroup)
+    chadthrottle.forked("throttle", child, "1mbit", "--at", leaf_cgroup)
     below = leaf_cgroup / "below"
     below.mkdir()
-    refused(chadthrottle("throttle", child, "2mbit", "--at", below), 2, f"sit on {leaf_cgroup}")
-    (rule,) = chadthrottle("list", "--json").json()["rules"]
+    refused(chadthrottle.forked("throttle", child, "2mbit", "--at", below), 2, f"sit on {leaf_cgroup}")
+    (rule,) = chadthrottle.forked("list", "--json").json()["rules"]
     assert rule["up"]["asked_bytes_per_s"] == 125_000
-    assert chadthrottle("release", "--all").status == 0
+    assert chadthrottle.forked("release", "--all").status == 0
 
 
 def test_releasing_what_is_not_limited(chadthrottle: Command, child: int, leaf_cgroup: Path) -> None:
-    refused(chadthrottle("release", child), 4, "has no limit of its own")
-    refused(chadthrottle("release", "-5"), 2, "-5 is no PID")
-    refused(chadthrottle("release"), 2, "name the processes to release, or --all")
-    refused(chadthrottle("release", child, "--all"), 2, "name the processes to release, or --all")
-    refused(chadthrottle("release", "--all", "--up"), 2, "--all ends everything")
-    chadthrottle("throttle", child, "1mbit", "--at", leaf_cgroup)
-    refused(chadthrottle("release", child, os.getpid()), 4, f"Limited processes: {child}.")
-    assert len(chadthrottle("list", "--json").json()["rules"]) == 1
-    assert chadthrottle("release", child).status == 0
+    refused(chadthrottle.forked("release", child), 4, "has no limit of its own")
+    refused(chadthrottle.forked("release", "-5"), 2, "-5 is no PID")
+    refused(chadthrottle.forked("release"), 2, "name the processes to release, or --all")
+    refused(chadthrottle.forked("release", child, "--all"), 2, "name the processes to release, or --all")
+    refused(chadthrottle.forked("release", "--all", "--up"), 2, "--all ends everything")
+    chadthrottle.forked("throttle", child, "1mbit", "--at", leaf_cgroup)
+    refused(chadthrottle.forked("release", child, os.getpid()), 4, f"Limited processes: {child}.")
+    assert len(chadthrottle.forked("list", "--json").json()["rules"]) == 1
+    assert chadthrottle.forked("release", child).status == 0
 
 
 def test_release_all_with_nothing_there(chadthrottle: Command) -> None:
-    assert chadthrottle("release", "--all") == Answer(0, "nothing is limited; all hooks are removed\n", "")
+    assert chadthrottle.forked("release", "--all") == Answer(0, "nothing is limited; all hooks are removed\n", "")

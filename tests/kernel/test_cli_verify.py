@@ -83,14 +83,14 @@ def test_live_traffic_proves_one_direction_and_an_own_transfer_the_other(
             "namespaces. It shared the limit with the program.",
             f"The limit holds: {MARGINS}.",
         ]
-        assert chadthrottle("release", "--all").status == 0
+        assert chadthrottle.forked("release", "--all").status == 0
 
 
 def test_own_transfer_proves_both_directions_of_an_idle_program(
     chadthrottle: Command, idle: "subprocess.Popen[bytes]", leaf_cgroup: Path
 ) -> None:
-    chadthrottle("throttle", idle.pid, "10mbit", "--up", "1mbit", "--at", leaf_cgroup)
-    answer = chadthrottle("verify", idle.pid, "--json", "--own")
+    chadthrottle.forked("throttle", idle.pid, "10mbit", "--up", "1mbit", "--at", leaf_cgroup)
+    answer = chadthrottle.forked("verify", idle.pid, "--json", "--own")
     assert answer.status == 0, answer
     told = answer.json()
     assert told.keys() == {"schema", "rules"}
@@ -104,42 +104,42 @@ def test_own_transfer_proves_both_directions_of_an_idle_program(
         assert (measured["asked_bytes_per_s"], measured["carried_bytes_per_s"]) == (asked, None)
         assert 0.85 <= measured["ratio"] <= 1.05
         assert 2 <= measured["seconds"] < patient(3)
-    (listed,) = chadthrottle("list", "--json").json()["rules"]
+    (listed,) = chadthrottle.forked("list", "--json").json()["rules"]
     assert listed["pid"] == idle.pid
 
 
 def test_live_only_leaves_an_unused_direction_open(chadthrottle: Command, netns_pair: Pair, leaf_cgroup: Path) -> None:
     with endless_upload_udp(netns_pair, leaf_cgroup) as pid:
-        chadthrottle("throttle", pid, "20mbit", "--at", leaf_cgroup)
-        answer = chadthrottle("verify", pid, "--live", "--json", "--duration", "1s")
+        chadthrottle.forked("throttle", pid, "20mbit", "--at", leaf_cgroup)
+        answer = chadthrottle.forked("verify", pid, "--live", "--json", "--duration", "1s")
         assert answer.status == 0, answer
         (rule,) = answer.json()["rules"]
         assert (rule["up"]["verdict"], rule["up"]["measured_by"]) == ("holds", "live")
         assert (rule["down"]["verdict"], rule["down"]["measured_by"]) == ("not_measured", "live")
         assert 1 <= rule["seconds"] < patient(2)
-        assert chadthrottle("release", "--all").status == 0
+        assert chadthrottle.forked("release", "--all").status == 0
 
 
 def test_live_traffic_shows_that_a_limit_does_not_hold(
     chadthrottle: Command, netns_pair: Pair, leaf_cgroup: Path, bpffs: Path
 ) -> None:
     with endless_upload_udp(netns_pair, leaf_cgroup) as pid:
-        chadthrottle("throttle", pid, "--up", "1mbit", "--at", leaf_cgroup)
+        chadthrottle.forked("throttle", pid, "--up", "1mbit", "--at", leaf_cgroup)
         disarm_the_rule(bpffs)
-        answer = chadthrottle("verify", "--json", "--duration", "1s")
+        answer = chadthrottle.forked("verify", "--json", "--duration", "1s")
         assert answer.status == 6
         (rule,) = answer.json()["rules"]
         assert (rule["verdict"], rule["up"]["measured_by"], rule["down"]) == ("exceeded", "live", None)
         assert rule["up"]["ratio"] > 1.05
-        assert chadthrottle("release", "--all").status == 0
+        assert chadthrottle.forked("release", "--all").status == 0
 
 
 def test_own_transfer_shows_that_a_limit_does_not_hold(
     chadthrottle: Command, idle: "subprocess.Popen[bytes]", leaf_cgroup: Path, bpffs: Path
 ) -> None:
-    chadthrottle("throttle", idle.pid, "--down", "1mbit", "--at", leaf_cgroup, "--engine", "cgroup")
+    chadthrottle.forked("throttle", idle.pid, "--down", "1mbit", "--at", leaf_cgroup, "--engine", "cgroup")
     disarm_the_rule(bpffs)
-    answer = chadthrottle("verify", "--own")
+    answer = chadthrottle.forked("verify", "--own")
     assert answer.status == 6
     answer.require_one_screen()
     assert "  upload    not limited\n  download  EXCEEDED, by own transfer (" in answer.out
@@ -149,8 +149,8 @@ def test_own_transfer_shows_that_a_limit_does_not_hold(
 def test_limit_beyond_what_the_machine_carries_is_told_apart(
     chadthrottle: Command, idle: "subprocess.Popen[bytes]", leaf_cgroup: Path
 ) -> None:
-    chadthrottle("throttle", idle.pid, "--up", "100gbit", "--at", leaf_cgroup)
-    answer = chadthrottle("verify", idle.pid, "--own")
+    chadthrottle.forked("throttle", idle.pid, "--up", "100gbit", "--at", leaf_cgroup)
+    answer = chadthrottle.forked("verify", idle.pid, "--own")
     assert answer.status == 6
     answer.require_one_screen()
     assert re.search(r"without the\s+limit [\d.]+ .bit/s\)", answer.out)
@@ -160,8 +160,8 @@ def test_limit_beyond_what_the_machine_carries_is_told_apart(
 def test_live_only_without_traffic_is_no_success(
     chadthrottle: Command, idle: "subprocess.Popen[bytes]", leaf_cgroup: Path
 ) -> None:
-    chadthrottle("throttle", idle.pid, "1mbit", "--at", leaf_cgroup)
-    answer = chadthrottle("verify", "--live", "--duration", "1s")
+    chadthrottle.forked("throttle", idle.pid, "1mbit", "--at", leaf_cgroup)
+    answer = chadthrottle.forked("verify", "--live", "--duration", "1s")
     assert answer.status == 6
     assert "This proves nothing: a limit shows only while there is more to send" in answer.out
     answer.require_one_screen()
@@ -170,7 +170,7 @@ def test_live_only_without_traffic_is_no_success(
 def test_no_namespace_no_own_transfer(
     chadthrottle: Command, idle: "subprocess.Popen[bytes]", leaf_cgroup: Path
 ) -> None:
-    chadthrottle("throttle", idle.pid, "1mbit", "--at", leaf_cgroup)
+    chadthrottle.forked("throttle", idle.pid, "1mbit", "--at", leaf_cgroup)
     weak = ("setpriv", "--bounding-set=-sys_admin")
     answer = chadthrottle("verify", "--duration", "1s", wrapper=weak)
     assert answer.status == 6, answer
@@ -181,30 +181,30 @@ def test_no_namespace_no_own_transfer(
 
 
 def test_what_is_not_limited(chadthrottle: Command, idle: "subprocess.Popen[bytes]", leaf_cgroup: Path) -> None:
-    assert chadthrottle("verify").status == 4
-    chadthrottle("throttle", idle.pid, "1mbit", "--at", leaf_cgroup)
-    answer = chadthrottle("verify", 1, "--json")
+    assert chadthrottle.forked("verify").status == 4
+    chadthrottle.forked("throttle", idle.pid, "1mbit", "--at", leaf_cgroup)
+    answer = chadthrottle.forked("verify", 1, "--json")
     assert answer.status == 4
     assert answer.json()["error"]["hint"] == f"Limited processes: {idle.pid}."
-    assert chadthrottle("verify", idle.pid, "--live", "--own").status == 2
+    assert chadthrottle.forked("verify", idle.pid, "--live", "--own").status == 2
 
 
 def test_program_that_ends_meanwhile(chadthrottle: Command, leaf_cgroup: Path) -> None:
     """Our guest does not keep the limit alive."""
     with subprocess.Popen(["sleep", "1.5"]) as process:
-        chadthrottle("throttle", process.pid, "1mbit", "--at", leaf_cgroup)
-        answer = chadthrottle("verify", process.pid, "--own")
+        chadthrottle.forked("throttle", process.pid, "1mbit", "--at", leaf_cgroup)
+        answer = chadthrottle.forked("verify", process.pid, "--own")
     assert answer.status == 4, answer
     assert "the limit ended while it was measured" in answer.err
-    assert chadthrottle("list", "--json").json()["rules"] == []
-    chadthrottle("release", "--all")
+    assert chadthrottle.forked("list", "--json").json()["rules"] == []
+    chadthrottle.forked("release", "--all")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_ended_in_the_middle_it_leaves_nothing(
     number: signal.Signals, chadthrottle: Command, idle: "subprocess.Popen[bytes]", leaf_cgroup: Path, bpffs: Path
 ) -> None:
-    chadthrottle("throttle", idle.pid, "1mbit", "--at", leaf_cgroup)
+    chadthrottle.forked("throttle", idle.pid, "1mbit", "--at", leaf_cgroup)
     line = chadthrottle.line("verify", "--own")
     pipe = subprocess.PIPE
     with subprocess.Popen(line, cwd=ROOT, env=environment(), stdout=pipe, stderr=pipe, text=True) as process:
@@ -226,7 +226,7 @@ def test_ended_in_the_middle_it_leaves_nothing(
     assert not namespaces & {namespace_of(int(each.name)) for each in Path("/proc").glob("[0-9]*")}
     mounts = Path("/proc/self/mountinfo").read_text("utf-8")
     assert not [namespace for namespace in namespaces if namespace in mounts]
-    (listed,) = chadthrottle("list", "--json").json()["rules"]
+    (listed,) = chadthrottle.forked("list", "--json").json()["rules"]
     assert listed["pid"] == idle.pid
 
 

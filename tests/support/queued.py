@@ -16,7 +16,7 @@ from tests.support.driven import send_steadily
 from tests.support.network import Endpoint
 from tests.support.patience import patient
 from tests.support.rates import gets_faster, rate
-from tests.support.throttled import BLOCK, LIMIT, SOURCE, Program, Scene
+from tests.support.throttled import BLOCK, LIMIT, SINK, SOURCE, Program, Scene
 
 __all__ = [
     "DEVICE",
@@ -42,6 +42,7 @@ __all__ = [
     "tc",
     "traffic_control",
     "unmatched_filter",
+    "upload_to",
     "users_clsact",
 ]
 
@@ -191,6 +192,12 @@ def download_from(program: Program, host: str, name: str = "down") -> None:
     """Without end, from the peer by another of its addresses."""
     program.do(f"connect({name!r}, socket.AF_INET, socket.SOCK_STREAM, {host!r}, {SOURCE})")
     program.do(f"receive_on({name!r})")
+
+
+def upload_to(program: Program, host: str, name: str = "up") -> None:
+    """Without end, to the peer by another of its addresses."""
+    program.do(f"connect({name!r}, socket.AF_INET, socket.SOCK_STREAM, {host!r}, {SINK})")
+    program.do(f"send_on({name!r})")
 
 
 def join(here: Endpoint, there: Endpoint, name: str, network: int) -> str:

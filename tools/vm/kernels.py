@@ -18,7 +18,7 @@ VERSIONS = ("6.1", "6.12")
 # What the guest boots with and what the tests may ask for; a whole package is ten times as much.
 MODULES = re.compile(
     r"(net|lib|crypto|arch/x86/crypto|fs/(9p|netfs|fscache|overlayfs)|drivers/virtio)/.*"
-    r"|drivers/net/(veth|ifb|dummy|tun)\.ko(\.xz)?"
+    r"|drivers/net/(veth|ifb|dummy|tun|macvlan|geneve|(bonding|vxlan|wireguard)/[^/]+)\.ko(\.xz)?"
 )
 
 
