@@ -29,6 +29,8 @@ main() {
     if [ "$what" = test ]; then
         need iproute2 "network namespaces for the tests and the demo" has ip
         need bpftool "a second opinion on what the kernel has loaded" bpftool_works
+        need curl "a program to limit in the tests" has curl
+        need iperf3 "another" has iperf3
     fi
 
     [ -z "$missing" ] || install_packages
