@@ -23,7 +23,7 @@ from chadthrottle.bpf.links import Link
 from chadthrottle.bpf.maps import Map
 from chadthrottle.bpf.programs import Program
 from chadthrottle.pins.errors import ForeignContentError, refused
-from chadthrottle.pins.files import KINDS, delete, foreign, is_there, listing, make, rename, require_ours
+from chadthrottle.pins.files import KINDS, delete, foreign, listing, make, rename, require_ours
 from chadthrottle.pins.lock import locked
 from chadthrottle.pins.mount import default_base, ensure_mounted, is_bpffs
 
@@ -69,7 +69,7 @@ class Pins:
         """
         if create:
             ensure_mounted(self.base.parent)
-        elif is_there(self.base) and not is_bpffs(self.base):
+        elif _is_elsewhere(self.base):
             raise ForeignContentError(f"{self.base} is not on a bpffs: it is not chadthrottle's; nothing was changed")
         return locked(self.base, create=create, timeout_s=timeout_s)
 
@@ -213,6 +213,16 @@ class Stage:
         for link in self._links:
             if link.pinned_at is not None:
                 link.pinned_at = directory / "links" / link.pinned_at.name
+
+
+def _is_elsewhere(base: Path) -> bool:
+    """Whether it is there, but on another filesystem. One that is not there, any more, is not elsewhere."""
+    try:
+        return not is_bpffs(base)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise refused("statfs", base, error.errno or errno.EIO) from error
 
 
 def _kind(item: Map | Program | Link) -> str:

@@ -170,6 +170,32 @@ def test_the_lock_holds_while_the_directory_comes_and_goes(unlocked: Pins, tmp_p
     assert counter.read_text() == "240"
 
 
+def test_who_only_looks_sees_it_or_not_while_it_comes_and_goes(unlocked: Pins) -> None:
+    going = fork.Event()
+    other = fork.Process(target=_come_and_go, args=(unlocked.base, going))
+    other.start()
+    try:
+        assert going.wait(5)
+        seen: set[bool] = set()
+        end = time.monotonic() + 10
+        while len(seen) < 2 or time.monotonic() < end - 9:
+            assert time.monotonic() < end, seen
+            with unlocked.lock(create=False) as there:
+                seen.add(there)
+    finally:
+        other.kill()
+        other.join()
+    with unlocked.lock(create=True):
+        pass
+
+
+def _come_and_go(base: Path, going: Any) -> None:
+    pins = Pins(3, base)
+    while True:
+        with pins.lock(create=True):
+            going.set()
+
+
 def test_no_descriptor_is_left_open(unlocked: Pins) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with unlocked.lock(create=True):
