@@ -9,6 +9,7 @@ Tests attach to `leaf_cgroup` or in `netns_pair`, never to the cgroup2 root or t
 """
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -28,6 +29,12 @@ REQUIRE_KERNEL_TESTS = "CHADTHROTTLE_REQUIRE_KERNEL_TESTS"
 TEST_OBJECTS = "CHADTHROTTLE_TEST_OBJECTS"
 MARKER = "kernel"
 FOLDERS = tuple(Path(__file__).parent / name for name in ("kernel", "vm"))
+
+
+def pytest_configure() -> None:
+    """Ctrl-C ends what tests start: a shell's background job ignores it, and so would its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,7 +19,7 @@ def test_the_books_balance() -> None:
     """`invoke stress` is the same for a minute."""
     built_objects("throttle")
     result = stress(SECONDS, SEED)
-    print(result.figures)
+    print(result.figures, *result.violations, sep="\n")
     assert result.violations == []
     assert result.figures["sockets"] >= 1000
     # It was a stress.
