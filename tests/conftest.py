@@ -10,11 +10,13 @@ Tests attach to `leaf_cgroup` or in `netns_pair`, never to the cgroup2 root or t
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support import interrupted
 from tests.support.bpffs import mount_bpffs, unmount_bpffs
 from tests.support.cgroups import cgroup2_root, make_cgroup, remove_cgroup
 from tests.support.command import Command
@@ -81,8 +83,11 @@ def alone_on_this_machine() -> Iterator[str]:
 
     A limit queues on the devices of its process's namespace: they must not be the machine's own.
     """
-    with kernel_lock(), lonely_namespace() as name:
-        yield name
+    with kernel_lock():
+        for each in interrupted.clear():
+            print(f"\nleft behind by an earlier run, removed: {each}", file=sys.stderr, flush=True)
+        with lonely_namespace() as name:
+            yield name
 
 
 @pytest.fixture(scope="session")

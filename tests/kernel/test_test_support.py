@@ -1,5 +1,7 @@
 """The kernel tests' own machinery: leaks are seen, and what a test leaves in its cgroup goes away."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,9 +12,12 @@ import pytest
 
 from chadthrottle.bpf.cgroup_link import attach_cgroup
 from chadthrottle.bpf.constants import AttachType
+from chadthrottle.pins.mount import is_bpffs
 from tests.support import leftovers
 from tests.support import raw_programs as raw
+from tests.support.bpffs import mount_bpffs
 from tests.support.cgroups import PREFIX, make_cgroup, remove_cgroup
+from tests.support.interrupted import clear
 from tests.support.leftovers import Dying, Machine
 from tests.support.network import Endpoint
 from tests.support.patience import patient
@@ -90,3 +95,25 @@ def test_a_command_in_a_namespace_keeps_bpffs_and_cgroups(
         listing = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     assert "program" in listing
     assert "cgroup.procs" in listing
+
+
+def test_what_a_killed_run_has_left_is_taken_away(leaf_cgroup: Path, bpffs: Path, tmp_path: Path) -> None:
+    """Of nobody who lives."""
+    place = tmp_path / "place"
+    place.mkdir()
+    child = os.fork()
+    if not child:
+        try:
+            make_cgroup(leaf_cgroup.parent)
+            mount_bpffs(place)
+            subprocess.run(["ip", "netns", "add", f"ct-test-{os.getpid()}-own"], check=True)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    cgroup, mount, namespace = clear()
+    assert cgroup.startswith(f"cgroup {leaf_cgroup.parent}/ct-test-{child}-")
+    assert (mount, namespace) == (f"bpffs {place}", f"namespace ct-test-{child}-own")
+    assert list(clear()) == []
+    assert leaf_cgroup.exists()
+    assert is_bpffs(bpffs)
+    assert not is_bpffs(place)

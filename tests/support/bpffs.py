@@ -1,16 +1,18 @@
 """A bpffs of the test's own: /sys/fs/bpf may be missing, or full of other people's pins."""
 
+import os
 import subprocess
 from pathlib import Path
 
 from chadthrottle.bpf.cgroupfs import mounts
 
-SOURCE = "ct-test-bpffs"
+PREFIX = "ct-test-bpffs-"
+"""Of a mount's source; the process's number follows."""
 
 
 def mount_bpffs(directory: Path) -> None:
     """Mount an empty bpffs over `directory`."""
-    subprocess.run(["mount", "-t", "bpf", SOURCE, str(directory)], check=True)
+    subprocess.run(["mount", "-t", "bpf", f"{PREFIX}{os.getpid()}", str(directory)], check=True)
 
 
 def unmount_bpffs(directory: Path) -> None:
@@ -30,7 +32,7 @@ def all_pins() -> set[str]:
         if mount.filesystem != "bpf" or mount.device in seen:
             continue
         seen.add(mount.device)
-        if mount.source == SOURCE:
+        if mount.source.startswith(PREFIX):
             found.add(f"bpffs {mount.mount_point}")
         found.update(str(path) for path in mount.mount_point.rglob("*"))
     return found
