@@ -43,12 +43,25 @@ def test_a_version_that_apt_does_not_have_is_named() -> None:
         ("lib/modules/6.1.0-56-amd64/modules.builtin", True),
         ("lib/modules/6.1.0-56-amd64/kernel/fs/9p/9p.ko", True),
         ("lib/modules/6.12.117+deb12-amd64/kernel/drivers/net/veth.ko.xz", True),
+        ("lib/modules/6.12.117+deb12-amd64/kernel/drivers/net/wireguard/wireguard.ko.xz", True),
         ("lib/modules/6.12.117+deb12-amd64/kernel/drivers/net/ethernet/intel/e1000/e1000.ko.xz", False),
         ("share/doc/linux-image-6.1.0-56-amd64/copyright", False),
     ],
 )
 def test_what_is_unpacked(path: str, wanted: bool) -> None:
     assert wants(path) is wanted
+
+
+def test_a_kernel_unpacked_with_other_modules_is_unpacked_again(tmp_path: Path) -> None:
+    kernel = kernels.Kernel("6.1.0-56-amd64", tmp_path)
+    assert not kernels.is_whole(kernel)
+    kernel.image.parent.mkdir()
+    kernel.image.touch()
+    assert not kernels.is_whole(kernel)
+    (tmp_path / kernels.CHOSEN).write_text(kernels.MODULES.pattern)
+    assert kernels.is_whole(kernel)
+    (tmp_path / kernels.CHOSEN).write_text("(net|lib)/.*")
+    assert not kernels.is_whole(kernel)
 
 
 def test_the_command_arrives_word_for_word(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ MODULES = re.compile(
     r"(net|lib|crypto|arch/x86/crypto|fs/(9p|netfs|fscache|overlayfs)|drivers/virtio)/.*"
     r"|drivers/net/(veth|ifb|dummy|tun|macvlan|geneve|(bonding|vxlan|wireguard)/[^/]+)\.ko(\.xz)?"
 )
+CHOSEN = "chosen-modules"
 
 
 class Kernel(NamedTuple):
@@ -43,9 +44,15 @@ def get(version: str) -> Kernel:
     """
     package = pick(version, _packages())
     kernel = Kernel(package.removeprefix("linux-image-"), CACHE / package)
-    if not kernel.image.exists():
+    if not is_whole(kernel):
         _make(package, kernel)
     return kernel
+
+
+def is_whole(kernel: Kernel) -> bool:
+    """Whether it is there, with all the modules that are wanted by now."""
+    chosen = kernel.directory / CHOSEN
+    return kernel.image.exists() and chosen.exists() and chosen.read_text(encoding="ascii") == MODULES.pattern
 
 
 def pick(version: str, packages: list[str]) -> str:
@@ -94,6 +101,8 @@ def _make(package: str, kernel: Kernel) -> None:
     archive.unlink()
     # The package does this when it is installed.
     subprocess.run([tools["busybox"], "depmod", "-b", str(partial), kernel.release], check=True)
+    (partial / CHOSEN).write_text(MODULES.pattern, encoding="ascii")
+    shutil.rmtree(kernel.directory, ignore_errors=True)
     partial.rename(kernel.directory)
 
 
