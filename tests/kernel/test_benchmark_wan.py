@@ -16,6 +16,7 @@ from benchmarks.wan import Wan, wan
 from benchmarks.wan.ping import pings
 from tests.support.network import Endpoint
 from tests.support.patience import patient
+from tests.support.rates import within
 
 DELAY_S = 0.01
 LATE_S = patient(0.004)
@@ -123,9 +124,15 @@ def test_a_bottleneck_carries_its_rate_and_its_queue_drops_the_rest() -> None:
     assert 0.9 * queue / rate <= max(waits) <= queue / rate + patient(0.03)
 
 
+def has_device(name: str) -> bool:
+    return any(name == found for _, found in socket.if_nameindex())
+
+
 def test_a_relay_that_died_is_an_error() -> None:
     with wan(DELAY_S) as network:
         os.kill(network.pid, 9)
+        with network.near.entered():
+            assert within(3, lambda: not has_device(network.near.device))
         with pytest.raises(RuntimeError, match="ended early, with code -9"):
             network.end()
 
