@@ -62,7 +62,7 @@ def main() -> None:
         _list(cells, chosen)
         return
     part = bool(arguments.cells or arguments.only)
-    output = Path(arguments.output) if arguments.output else None if part else DOCS
+    output = Path(arguments.output).resolve() if arguments.output else None if part else DOCS
     _bench(arguments, cells, chosen, None if arguments.output == "-" else output)
 
 
@@ -123,7 +123,7 @@ def _bench(
 
 def _command(arguments: argparse.Namespace) -> str:
     """What makes this page again."""
-    values = {name: getattr(arguments, name) for name in ("cells", "only", "seconds")}
+    values = {name: getattr(arguments, name) for name in ("cells", "only", "seconds", "output")}
     given = [f"--{name} {shlex.quote(str(value))}" for name, value in values.items() if value]
     return " ".join(["invoke bench", *["--quick"] * arguments.quick, *given])
 

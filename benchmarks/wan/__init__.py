@@ -125,7 +125,7 @@ def _configure(namespace: str, host: int) -> Endpoint:
 
 
 def _overrun(endpoint: Endpoint) -> int:
-    """Frames that found the device's queue full. None, where the device went with a relay that died: see its status."""
+    """Frames that found the device's queue full; 0 where the device went with a relay that died, as its status says."""
     with endpoint.entered():
         lines = Path("/proc/thread-self/net/dev").read_text(encoding="ascii").splitlines()
     found = [line.partition(":")[2].split() for line in lines if line.lstrip().startswith(f"{DEVICE}:")]

@@ -8,7 +8,7 @@ from tests.support.network import Endpoint
 from tests.support.queued import download_from, ip, require_queued, require_rate, upload_to
 from tests.support.throttled import Program, Scene
 
-__all__ = ["KINDS", "download_over", "over", "upload_over"]
+__all__ = ["ELSEWHERE", "HERE", "download_over", "upload_over"]
 
 NETWORK = "10.213.11"
 BOND_PORTS = ("veth0", "veth1")
@@ -21,10 +21,10 @@ _KEYS = {
 }
 
 
-def over(kind: str, here: Endpoint, there: Endpoint) -> str:
+def _over(kind: str, here: Endpoint, there: Endpoint) -> str:
     """Such a device at both ends; the address of the far one."""
     for endpoint, other in (here, there), (there, here):
-        name = KINDS[kind](endpoint, other)
+        name = _KINDS[kind](endpoint, other)
         ip(endpoint, "address", "replace", f"{NETWORK}.{_host(endpoint)}/24", "dev", name)
         ip(endpoint, "link", "set", name, "up")
     return f"{NETWORK}.{_host(there)}"
@@ -32,7 +32,7 @@ def over(kind: str, here: Endpoint, there: Endpoint) -> str:
 
 def download_over(kind: str, stage: Scene) -> Program:
     """A running download through one, which is queued, all of it, and charged once."""
-    host = over(kind, stage.here, stage.peer.endpoint)
+    host = _over(kind, stage.here, stage.peer.endpoint)
     program = stage.start()
     download_from(program, host)
     stage.throttle(program)
@@ -42,7 +42,7 @@ def download_over(kind: str, stage: Scene) -> Program:
 
 def upload_over(kind: str, stage: Scene) -> Program:
     """A running upload through one, charged once."""
-    host = over(kind, stage.here, stage.peer.endpoint)
+    host = _over(kind, stage.here, stage.peer.endpoint)
     program = stage.start()
     upload_to(program, host)
     stage.throttle(program)
@@ -120,7 +120,7 @@ def _wireguard(endpoint: Endpoint, other: Endpoint) -> str:
     return "wg0"
 
 
-KINDS: dict[str, Callable[[Endpoint, Endpoint], str]] = {
+_KINDS: dict[str, Callable[[Endpoint, Endpoint], str]] = {
     "vlan": _vlan,
     "macvlan": _macvlan,
     "bond": _bond,
@@ -132,3 +132,7 @@ KINDS: dict[str, Callable[[Endpoint, Endpoint], str]] = {
     "geneve": _geneve,
     "wireguard": _wireguard,
 }
+
+HERE = ("macvlan", "vxlan")
+"""What this project's machine has; Debian's kernels have all."""
+ELSEWHERE = tuple(kind for kind in _KINDS if kind not in HERE)

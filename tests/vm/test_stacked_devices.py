@@ -1,18 +1,18 @@
-"""Devices that this project's machine has not, and Debian's kernels have: VLAN, bond, tunnels, WireGuard."""
+"""Devices that Debian's kernels have and this machine's has not; tests/kernel/test_queue_stacked.py has the others."""
 
 import pytest
 
 from tests.support.queued import attached_devices, goes_through_queue, ip, require_queued
-from tests.support.stacked import KINDS, download_over, upload_over
+from tests.support.stacked import ELSEWHERE, download_over, upload_over
 from tests.support.throttled import Scene
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ELSEWHERE)
 def test_a_download_is_queued_once(kind: str, stage: Scene) -> None:
     download_over(kind, stage)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ELSEWHERE)
 def test_an_upload_is_charged_once(kind: str, stage: Scene) -> None:
     upload_over(kind, stage)
 

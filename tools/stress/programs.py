@@ -36,10 +36,10 @@ BLOCK = bytes(1 << 18)
 PROOF_BYTES = 4_000_000
 PATIENCE_S = 20.0
 SILENT_S = 5.0
+"""A connection that nothing limits any more may not be silent for longer."""
 # At 4 kB/s three packets wait for 1.1 s. The peer's retransmission timeout becomes 3.5 s then (ss), and doubles when
 # that packet is lost as well: what is silent may be waiting for it, whatever we release.
 SILENT_DOWN_S = 15.0
-"""A connection that nothing limits any more may not be silent for longer."""
 SO_MAX_PACING_RATE = 47
 UNLIMITED_PACING = 0xFFFF_FFFF
 OWN_PACING = 5_000_000
