@@ -45,7 +45,7 @@ THROTTLE_MAX_QUEUES = 4094
 THROTTLE_MAX_PROCESSES = 65536
 """How many processes can be limited at a time."""
 
-THROTTLE_ABI_VERSION = 5
+THROTTLE_ABI_VERSION = 6
 """Changes with any change of ebpf/throttle.h; pins of another version are not ours to use."""
 
 
@@ -105,10 +105,14 @@ class ThrottleScope(IntEnum):
 class ThrottleClass(IntEnum):
     """enum throttle_class: a rule's HTB classes."""
 
-    UP = 0
+    UP_TCP = 0
+    UP_OTHER = 4
+    UP_REST = 5
     UP_FIRST = 6
     UP_WHOLE = 7
-    DOWN = 8
+    DOWN_TCP = 8
+    DOWN_OTHER = 12
+    DOWN_REST = 13
     DOWN_FIRST = 14
     DOWN_WHOLE = 15
 
@@ -365,8 +369,8 @@ class ThrottleMeter(ctypes.Structure):
         ("padding", ctypes.c_uint32),
         ("name", ctypes.c_char * 16),
         ("processes", ctypes.c_uint64),
-        ("other_until", ctypes.c_uint64),
-        ("tcp_ns", ctypes.c_uint64),
+        ("other_until", ctypes.c_uint64 * len(ThrottleDirection)),
+        ("tcp_ns", ctypes.c_uint64 * len(ThrottleDirection)),
         ("untracked", ctypes.c_uint64),
     )
 
@@ -387,8 +391,8 @@ class ThrottleMeter(ctypes.Structure):
     """The process the rule was made for."""
     name: bytes
     processes: int
-    other_until: int
-    """As ahead_until, for uploads that are not TCP."""
-    tcp_ns: int
-    """CLOCK_BOOTTIME when TCP last offered data to upload."""
+    other_until: "ctypes.Array[ctypes.c_uint64]"
+    """As ahead_until, for what is not TCP."""
+    tcp_ns: "ctypes.Array[ctypes.c_uint64]"
+    """CLOCK_BOOTTIME when TCP last offered data."""
     untracked: int

@@ -127,9 +127,12 @@ struct judgement {
 	struct throttle_meter *meter;
 	struct throttle_count *count;
 	__u64 *ahead_until;
+	__u64 *other_until;
+	__u64 *tcp_ns;
 	__u64 now;
 	__u64 ticks;
 	bool armed;
+	bool tcp;
 	struct wire_size wire;
 };
 
@@ -149,6 +152,8 @@ static __always_inline void charge(struct judgement *it, enum throttle_direction
 	if (it->armed) {
 		begin_measuring(it->count, it->rule->armed_ns);
 		police_charge(it->ahead_until, it->wire.bytes, it->rate->bytes_per_s);
+		if (!it->tcp)
+			police_charge(it->other_until, it->wire.bytes, it->rate->bytes_per_s / 2);
 		if (is_to_be_queued(it->rule, direction))
 			__sync_fetch_and_add(&it->count->policed_bytes, it->wire.bytes);
 	}
@@ -170,65 +175,66 @@ static __always_inline void charge_queued(struct judgement *it)
 
 static __always_inline bool others_have_their_part(struct judgement *it, __u64 ahead_ns)
 {
-	if (it->wire.bytes <= SMALL_PACKET_BYTES || it->now - *(volatile __u64 *)&it->meter->tcp_ns > CONTENDED_NS)
+	if (it->wire.bytes <= SMALL_PACKET_BYTES || it->now - *(volatile __u64 *)it->tcp_ns > CONTENDED_NS)
 		return false;
 	return ahead_ns >= OTHERS_AHEAD_NS &&
-	       police_ahead(&it->meter->other_until, it->ticks) >= it->rate->burst_ns / 2 * TICKS_PER_NS;
+	       police_ahead(it->other_until, it->ticks) >= it->rate->burst_ns / 2 * TICKS_PER_NS;
 }
 
-static __always_inline bool is_over(struct judgement *it, bool tcp, __u64 ahead_ns)
+/* A queue takes all that they offer, and gives them half while TCP has something to send: that much is measured. */
+static __always_inline bool others_take_their_part(struct judgement *it)
 {
-	if (!it->armed)
+	if (police_ahead(it->other_until, it->ticks) >= it->rate->burst_ns / 2 * TICKS_PER_NS)
 		return false;
-	if (!tcp && others_have_their_part(it, ahead_ns))
-		return true;
-	return police(it->rate, it->ahead_until, it->ticks, it->wire.bytes) != POLICE_PASS &&
-	       !must_live(it->sk, it->tag);
+	police_charge(it->other_until, it->wire.bytes, it->rate->bytes_per_s / 2);
+	return true;
 }
 
-static __always_inline int judge_upload(struct judgement *it)
+static __always_inline bool is_over(struct judgement *it, __u64 ahead_ns)
 {
-	bool tcp = is_tcp(it->sk), queued = goes_through_queue(it->tag, it->rule);
-	__u64 ahead_ns = police_ahead(it->ahead_until, it->ticks) / TICKS_PER_NS;
+	if (!it->tcp && others_have_their_part(it, ahead_ns))
+		return true;
+	return police(it->rate, it->ahead_until, it->ticks, it->wire.bytes) != POLICE_PASS;
+}
+
+static __always_inline int judge_upload(struct judgement *it, __u64 ahead_ns)
+{
+	bool queued = goes_through_queue(it->tag, it->rule);
 	/* What others offer and do not get is no reason for TCP to send less. */
-	bool offers = it->armed && tcp;
+	bool offers = it->armed && (it->tcp || (queued && others_take_their_part(it)));
 
 	count_sent_again(it->sk, it->tag, it->count);
-	if (tcp && it->wire.bytes > SMALL_PACKET_BYTES)
-		it->meter->tcp_ns = it->now;
-	if (offers || (queued && it->armed))
+	if (offers)
 		pace_measure(it->meter, pacing_limit(it->rate->bytes_per_s, queued), it->now,
 			     queued ? AHEAD_TARGET_NS : ahead_ns, it->wire.bytes);
 	if (queued) {
 		charge_queued(it);
-	} else if (is_over(it, tcp, ahead_ns)) {
+	} else if (it->armed && is_over(it, ahead_ns) && !must_live(it->sk, it->tag)) {
 		count_dropped(it->count, &it->wire);
 		return DROP_EGRESS;
 	} else {
 		charge(it, THROTTLE_UP);
-		if (it->armed && !tcp) {
-			police_charge(&it->meter->other_until, it->wire.bytes, it->rate->bytes_per_s / 2);
+		if (it->armed && !it->tcp)
 			pace_measure(it->meter, it->rate->bytes_per_s, it->now, ahead_ns, it->wire.bytes);
-		}
 	}
 	return window_too_large(it->sk, it->tag) ? PASS_SLOWER : PASS;
 }
 
-static __always_inline bool is_to_be_told(struct judgement *it, bool queued)
+static __always_inline bool is_to_be_told(struct judgement *it, bool queued, __u64 ahead_ns)
 {
 	if (queued)
 		return has_waited_long(it->skb, it->tag, it->rate, it->count, it->wire.packets, it->now);
 	if (!it->armed)
 		return is_to_settle(it->sk, it->tag, it->rate, it->count, it->now);
-	return police(it->rate, it->ahead_until, it->ticks, it->wire.bytes) != POLICE_PASS;
+	return is_over(it, ahead_ns);
 }
 
-static __always_inline int judge_download(struct judgement *it)
+static __always_inline int judge_download(struct judgement *it, __u64 ahead_ns)
 {
 	bool queued = came_through_queue(it->skb, it->rule);
 
 	count_received_again(it->skb, it->sk, &it->wire, it->tag, it->count);
-	if (is_to_be_told(it, queued)) {
+	if (is_to_be_told(it, queued, ahead_ns)) {
 		/* Marks do not hold back who does not heed them. */
 		bool far_over = !queued && it->armed &&
 				police(it->rate, it->ahead_until, it->ticks, it->wire.bytes) == POLICE_FAR_OVER;
@@ -259,10 +265,14 @@ static __always_inline int judge(struct __sk_buff *skb, struct bpf_sock *sk, str
 		.meter = meter,
 		.count = &meter->count[direction],
 		.ahead_until = &meter->ahead_until[direction],
+		.other_until = &meter->other_until[direction],
+		.tcp_ns = &meter->tcp_ns[direction],
 		.now = now,
 		.ticks = (now - meter->base_ns) * TICKS_PER_NS,
 		.armed = now >= rule->armed_ns,
+		.tcp = is_tcp(sk),
 	};
+	__u64 ahead_ns;
 
 	if (!packet_in_scope(skb, rule, direction))
 		return PASS;
@@ -271,7 +281,10 @@ static __always_inline int judge(struct __sk_buff *skb, struct bpf_sock *sk, str
 		count_passed(it.count, &it.wire, now);
 		return PASS;
 	}
-	return direction == THROTTLE_UP ? judge_upload(&it) : judge_download(&it);
+	if (it.tcp && it.wire.bytes > SMALL_PACKET_BYTES)
+		*it.tcp_ns = now;
+	ahead_ns = police_ahead(it.ahead_until, it.ticks) / TICKS_PER_NS;
+	return direction == THROTTLE_UP ? judge_upload(&it, ahead_ns) : judge_download(&it, ahead_ns);
 }
 
 #endif

@@ -155,6 +155,18 @@ static __always_inline bool goes_first(struct __sk_buff *skb, const struct packe
 	       packet->ports[1] != __builtin_bswap16(PORT_QUIC);
 }
 
+static __always_inline __u32 class_of(struct __sk_buff *skb, const struct packet *packet,
+				      const struct throttle_rule *rule, enum throttle_direction direction)
+{
+	bool up = direction == THROTTLE_UP;
+
+	if (goes_first(skb, packet))
+		return queue_class(rule, up ? THROTTLE_CLASS_UP_FIRST : THROTTLE_CLASS_DOWN_FIRST);
+	if (packet->transport.protocol == IPPROTO_TCP)
+		return queue_class(rule, up ? THROTTLE_CLASS_UP_TCP : THROTTLE_CLASS_DOWN_TCP);
+	return queue_class(rule, up ? THROTTLE_CLASS_UP_OTHER : THROTTLE_CLASS_DOWN_OTHER);
+}
+
 /* The rule by which a socket's packet is to be queued; NULL: it is not. */
 static __always_inline struct throttle_rule *queued_rule(struct __sk_buff *skb, const struct throttle_tag *tag,
 							 enum throttle_direction direction)
@@ -242,7 +254,7 @@ int queue_download(struct __sk_buff *skb)
 	bpf_sk_release(sk);
 	if (!rule || !queue_takes(skb, &packet))
 		return passes();
-	class = queue_class(rule, goes_first(skb, &packet) ? THROTTLE_CLASS_DOWN_FIRST : THROTTLE_CLASS_DOWN);
+	class = class_of(skb, &packet, rule, THROTTLE_DOWN);
 	if (!give_link_header(skb))
 		return passes();
 	skb->priority = class;
@@ -262,7 +274,6 @@ int queue_upload(struct __sk_buff *skb)
 	struct packet packet = {};
 	struct throttle_tag *tag;
 	struct bpf_sock *sk;
-	bool first;
 
 	if (is_elsewheres(skb))
 		return NO_MATCH;
@@ -276,8 +287,7 @@ int queue_upload(struct __sk_buff *skb)
 	if (!rule || !read_packet(skb, &packet) || !queue_takes(skb, &packet))
 		return NO_MATCH;
 	tag->past_queue = 0;
-	first = goes_first(skb, &packet);
-	skb->priority = queue_class(rule, first ? THROTTLE_CLASS_UP_FIRST : THROTTLE_CLASS_UP);
+	skb->priority = class_of(skb, &packet, rule, THROTTLE_UP);
 	return MATCH;
 }
 

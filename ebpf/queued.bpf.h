@@ -56,11 +56,12 @@ static __always_inline void count_queued(struct throttle_count *count, const str
 	count_passed(count, wire, now);
 }
 
-/* By skb->priority, which IFB leaves as it is. */
+/* By skb->priority, which IFB leaves as it is: one of the rule's classes for downloads. */
 static __always_inline bool came_through_queue(struct __sk_buff *skb, const struct throttle_rule *rule)
 {
-	return is_to_be_queued(rule, THROTTLE_DOWN) && (skb->priority == queue_class(rule, THROTTLE_CLASS_DOWN) ||
-							skb->priority == queue_class(rule, THROTTLE_CLASS_DOWN_FIRST));
+	__u32 which = skb->priority - queue_class(rule, THROTTLE_CLASS_DOWN_TCP);
+
+	return is_to_be_queued(rule, THROTTLE_DOWN) && which <= THROTTLE_CLASS_DOWN_WHOLE - THROTTLE_CLASS_DOWN_TCP;
 }
 
 /* Whether a sender is to be told again, after so long; if so it is taken to be told. */

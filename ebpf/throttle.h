@@ -18,7 +18,7 @@
 #define CHADTHROTTLE_THROTTLE_H
 
 /* Changed whenever something below changes; part of the pins' directory name. */
-#define THROTTLE_ABI_VERSION 5
+#define THROTTLE_ABI_VERSION 6
 
 /* Index into the arrays below. */
 enum throttle_direction {
@@ -114,16 +114,21 @@ struct throttle_rule {
  * A rule's classes in a queue's HTB, whose handle is THROTTLE_QUEUE_MAJOR: nobody's by chance, and skb->priority says by
  * it that a packet is, or has been, in the queue. The minor is throttle_rule.queue * THROTTLE_QUEUE_CLASSES plus one of
  * these. Uploads leave with it through the user's own qdisc, some of which take the last four bits as a priority
- * (include/uapi/linux/pkt_sched.h): TC_PRIO_BESTEFFORT and TC_PRIO_INTERACTIVE.
+ * (include/uapi/linux/pkt_sched.h): TC_PRIO_BESTEFFORT, TC_PRIO_INTERACTIVE_BULK and TC_PRIO_INTERACTIVE.
  */
 #define THROTTLE_QUEUE_MAJOR 0xc7ad
 #define THROTTLE_QUEUE_CLASSES 16
 enum throttle_class {
-	THROTTLE_CLASS_UP = 0,
+	THROTTLE_CLASS_UP_TCP = 0,
+	THROTTLE_CLASS_UP_OTHER = 4, /* not TCP: a flood of it leaves TCP its part */
 	THROTTLE_CLASS_UP_FIRST = 6, /* ACKs, DNS and the like: they do not wait behind the others */
-	THROTTLE_CLASS_DOWN = 8,
+	THROTTLE_CLASS_DOWN_TCP = 8,
+	THROTTLE_CLASS_DOWN_OTHER = 12,
 	THROTTLE_CLASS_DOWN_FIRST = 14,
-	THROTTLE_CLASS_UP_WHOLE = 7, /* what both together may use */
+	/* These hold no packets: what TCP and the others together may use, and what all may. */
+	THROTTLE_CLASS_UP_REST = 5,
+	THROTTLE_CLASS_UP_WHOLE = 7,
+	THROTTLE_CLASS_DOWN_REST = 13,
 	THROTTLE_CLASS_DOWN_WHOLE = 15,
 };
 
@@ -183,8 +188,8 @@ struct throttle_meter {
 	__u32 padding;
 	char name[THROTTLE_NAME_BYTES]; /* its comm then */
 	__u64 processes;
-	__u64 other_until; /* as ahead_until, for uploads that are not TCP, at half of the limit */
-	__u64 tcp_ns;      /* CLOCK_BOOTTIME when TCP last offered data to upload */
+	__u64 other_until[THROTTLE_DIRECTIONS]; /* as ahead_until, for what is not TCP, at half of the limit */
+	__u64 tcp_ns[THROTTLE_DIRECTIONS];      /* CLOCK_BOOTTIME when TCP last offered data */
 	__u64 untracked; /* children that found no room in "processes" and are not limited */
 };
 

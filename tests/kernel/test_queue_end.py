@@ -22,9 +22,9 @@ def test_expired_rule_is_out_of_the_queue_by_itself(stage: Scene) -> None:
     kept = limited_download(stage)
     time.sleep(lasts_s)
     require_free(program, 2)
-    assert len(classes(stage.here)) == 6
+    assert len(classes(stage.here)) == 10
     stage.throttle(kept)  # sweeps
-    assert len(classes(stage.here)) == 3
+    assert len(classes(stage.here)) == 5
     require_queued(stage, kept)
 
 
@@ -34,7 +34,7 @@ def test_classes_of_a_dead_program_go_with_the_next_command(stage: Scene) -> Non
     program.kill()
     assert within(2, lambda: stage.limited() == {kept.pid})
     stage.throttle(kept)
-    assert len(classes(stage.here)) == 3
+    assert len(classes(stage.here)) == 5
     require_queued(stage, kept)
 
 
@@ -42,7 +42,7 @@ def test_released_rule_leaves_the_other_exact(stage: Scene) -> None:
     program, kept = limited_download(stage), limited_download(stage)
     stage.release(program)
     require_free(program, 2)
-    assert len(classes(stage.here)) == 3
+    assert len(classes(stage.here)) == 5
     require_queued(stage, kept)
 
 

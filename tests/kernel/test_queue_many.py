@@ -43,10 +43,10 @@ def test_hundreds_of_rules_have_a_class_each(stage: Scene, monkeypatch: pytest.M
             longest = max(longest, time.monotonic() - began)
             assert done.state.down is not None
             assert done.state.down.engine is Engine.QUEUE
-        assert len(classes(stage.here)) == 3 * RULES
+        assert len(classes(stage.here)) == 5 * RULES
         assert longest < patient(2), longest
         limits.release(pids[:1], base=stage.base)
-        assert len(classes(stage.here)) == 3 * (RULES - 1)
+        assert len(classes(stage.here)) == 5 * (RULES - 1)
         began = time.monotonic()
         stage.release()
         assert time.monotonic() - began < patient(10)

@@ -6,9 +6,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from chadthrottle.model import Engine
 from tests.support.patience import FACTOR
 from tests.support.queued import datagrams, goes_through_queue, receive_datagrams, require_rate
-from tests.support.rates import gets_faster
+from tests.support.rates import gets_faster, rates
 from tests.support.throttled import LIMIT, Program, Scene
 
 DNS = 53
@@ -35,6 +36,31 @@ def test_connections_of_one_program_share(stage: Scene) -> None:
     stage.throttle(program)
     require_rate(lambda: sum(map(program.received, names)), 0.7 * LIMIT, 1.1 * LIMIT)
     assert goes_through_queue(stage, program) == 1
+
+
+def test_a_flood_of_datagrams_leaves_tcp_its_part(stage: Scene) -> None:
+    """Twelve times the limit by UDP, which does not slow down, and TCP, which does: TCP has no loss for it."""
+    program = stage.start()
+    receive_datagrams(program, "flood", 6000)
+    program.busy_download("stream")
+    stage.throttle(program)
+    with datagrams(stage.peer.endpoint, 6100, (stage.here.ipv4, 6000), 1200):
+        time.sleep(1.5)
+        flood, stream = rates(lambda: program.received("flood"), lambda: program.received("stream"), seconds=2)
+    assert stream > 0.35 * LIMIT
+    assert flood > 0.25 * LIMIT
+    assert flood + stream < 1.05 * LIMIT
+
+
+def test_a_flood_of_datagrams_leaves_tcp_uploads_their_part(stage: Scene) -> None:
+    """What of it finds no room in the queue is no reason for TCP to be paced to less."""
+    program = stage.start()
+    program.busy_upload("flood", udp=True)
+    program.busy_upload("stream")
+    stage.throttle(program, down=None, engine=Engine.QUEUE)
+    time.sleep(1.5)
+    (stream,) = rates(lambda: program.sent("stream"), seconds=2)
+    assert 0.25 * LIMIT < stream < 0.8 * LIMIT
 
 
 def waited(program: Program, name: str) -> float:

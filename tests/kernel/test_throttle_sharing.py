@@ -2,6 +2,8 @@
 
 import time
 
+from chadthrottle.model import Engine
+from tests.support.queued import datagrams, receive_datagrams
 from tests.support.rates import rates
 from tests.support.throttled import LIMIT, Scene
 
@@ -14,6 +16,20 @@ def test_a_flood_of_datagrams_leaves_tcp_its_part(stage: Scene) -> None:
     stage.throttle(program, down=None)
     time.sleep(1)
     flood, stream = rates(lambda: program.sent("flood"), lambda: program.sent("stream"), seconds=2)
+    assert stream > 0.25 * LIMIT
+    assert flood > 0.25 * LIMIT
+    assert flood + stream < 1.1 * LIMIT
+
+
+def test_a_flood_of_datagrams_leaves_policed_downloads_their_part(stage: Scene) -> None:
+    """Less than half: TCP gives way to what it loses."""
+    program = stage.start()
+    receive_datagrams(program, "flood", 6000)
+    program.busy_download("stream")
+    stage.throttle(program, up=None, engine=Engine.CGROUP)
+    with datagrams(stage.peer.endpoint, 6100, (stage.here.ipv4, 6000), 1200):
+        time.sleep(1.5)
+        flood, stream = rates(lambda: program.received("flood"), lambda: program.received("stream"), seconds=3)
     assert stream > 0.25 * LIMIT
     assert flood > 0.25 * LIMIT
     assert flood + stream < 1.1 * LIMIT

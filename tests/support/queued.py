@@ -92,7 +92,7 @@ def unmatched_filter(endpoint: Endpoint) -> None:
 
 
 def classes(endpoint: Endpoint) -> set[str]:
-    """Of our HTB; each rule and direction has three."""
+    """Of our HTB; each rule and direction has five."""
     shown = tc(endpoint, "class", "show", "dev", DEVICE)
     return {line.split()[2] for line in shown.splitlines() if line.startswith("class htb")}
 

@@ -14,7 +14,8 @@ from chadthrottle.enforce.queue import shape
 from chadthrottle.enforce.queue.shape import QueuedRate
 
 SEGMENT = 1518
-TC_PRIO_MAX, TC_PRIO_BESTEFFORT, TC_PRIO_INTERACTIVE = 15, 0, 6  # include/uapi/linux/pkt_sched.h
+# include/uapi/linux/pkt_sched.h
+TC_PRIO_MAX, TC_PRIO_BESTEFFORT, TC_PRIO_INTERACTIVE_BULK, TC_PRIO_INTERACTIVE = 15, 0, 4, 6
 
 rates = st.builds(
     QueuedRate,
@@ -25,26 +26,32 @@ rates = st.builds(
 
 
 @given(rates)
-def test_two_parts_make_the_whole(rate: QueuedRate) -> None:
-    whole, first, rest = shape.classes(rate, SEGMENT)
-    assert whole.rate_bytes_per_s == whole.ceil_bytes_per_s == rate.bytes_per_s
-    assert first.rate_bytes_per_s + rest.rate_bytes_per_s == rate.bytes_per_s
-    assert first.ceil_bytes_per_s == rest.ceil_bytes_per_s == rate.bytes_per_s
-    assert min(first.rate_bytes_per_s, rest.rate_bytes_per_s) > 0, "HTB refuses a rate of 0"
+def test_the_parts_make_the_whole(rate: QueuedRate) -> None:
+    whole, first, rest, tcp, other = shape.classes(rate, SEGMENT)
+    assert whole.rate_bytes_per_s == rate.bytes_per_s
+    assert first.rate_bytes_per_s + rest.rate_bytes_per_s == whole.rate_bytes_per_s
+    assert tcp.rate_bytes_per_s + other.rate_bytes_per_s == rest.rate_bytes_per_s
+    assert 0 <= tcp.rate_bytes_per_s - other.rate_bytes_per_s <= 1
+    assert {each.ceil_bytes_per_s for each in (whole, first, rest, tcp, other)} == {rate.bytes_per_s}
+    assert min(first.rate_bytes_per_s, other.rate_bytes_per_s) > 0, "HTB refuses a rate of 0"
     assert (whole.parent, first.parent, rest.parent) == (shape.ROOT, whole.handle, whole.handle)
-    assert first.priority < rest.priority
+    assert tcp.parent == other.parent == rest.handle
+    assert first.priority < tcp.priority < other.priority
 
 
 @given(rates)
 def test_what_waits_is_bounded_in_time(rate: QueuedRate) -> None:
-    """A part is served at its own rate at least; below, by so few segments that TCP needs them."""
-    _, for_first, for_rest = shape.classes(rate, SEGMENT)
-    first, rest = shape.leaf_for_first(rate), shape.leaf_for_rest(rate, SEGMENT)
-    assert (first.parent, rest.parent) == (for_first.handle, for_rest.handle)
+    """At the rate that is for sure (TCP's: while there are no others); below, so few segments that TCP needs them."""
+    _, for_first, for_rest, for_tcp, for_other = shape.classes(rate, SEGMENT)
+    first = shape.leaf_for_first(rate)
+    assert first.parent == for_first.handle
     assert first.limit_packets >= 4
     assert first.limit_packets == 4 or first.limit_packets * 128 / for_first.rate_bytes_per_s <= 0.1001
-    assert rest.limit_bytes >= 3 * SEGMENT
-    assert rest.limit_bytes == 3 * SEGMENT or rest.limit_bytes / for_rest.rate_bytes_per_s <= 0.1001
+    tcp, other = shape.bulk_leaves(rate, SEGMENT)
+    assert (tcp.parent, other.parent) == (for_tcp.handle, for_other.handle)
+    for leaf, served in (tcp, for_rest), (other, for_other):
+        assert leaf.limit_bytes >= 3 * SEGMENT
+        assert leaf.limit_bytes == 3 * SEGMENT or leaf.limit_bytes / served.rate_bytes_per_s <= 0.1001
 
 
 @pytest.mark.parametrize("direction", ThrottleDirection)
@@ -54,7 +61,8 @@ def test_no_two_rules_share_a_class_or_a_leaf(direction: ThrottleDirection) -> N
     for number in range(1, THROTTLE_MAX_QUEUES + 1):
         for rate in QueuedRate(number, direction, 10**6), QueuedRate(number, other, 10**6):
             handles = [each.handle for each in shape.classes(rate, SEGMENT)]
-            handles += [shape.leaf_for_first(rate).handle, shape.leaf_for_rest(rate, SEGMENT).handle]
+            handles.append(shape.leaf_for_first(rate).handle)
+            handles += [each.handle for each in shape.bulk_leaves(rate, SEGMENT)]
             assert not seen.intersection(handles)
             seen.update(handles)
     assert shape.ROOT not in seen
@@ -67,12 +75,14 @@ def test_a_class_tells_whose_it_is(rate: QueuedRate) -> None:
     for each in whole, *parts:
         assert shape.owner_of(each.handle) == (rate.number, rate.direction)
         assert shape.whole_of(each.handle) == whole.handle
+        assert shape.parent_of(each.handle) == each.parent
         assert each.handle >> 16 == THROTTLE_QUEUE_MAJOR
     assert shape.wholes([rate]) == {whole.handle: rate}
 
 
 def test_uploads_keep_a_harmless_priority_for_the_qdisc_behind() -> None:
-    """pfifo_fast and prio take the last bits of skb->priority for one."""
+    """pfifo_fast and prio take the last bits of skb->priority for one: the middle band, or the first."""
+    held = (ThrottleClass.UP_TCP, ThrottleClass.UP_OTHER, ThrottleClass.UP_FIRST)
     for number in 1, 77, THROTTLE_MAX_QUEUES:
-        bulk, first = (shape.handle(number, each) & TC_PRIO_MAX for each in (ThrottleClass.UP, ThrottleClass.UP_FIRST))
-        assert (bulk, first) == (TC_PRIO_BESTEFFORT, TC_PRIO_INTERACTIVE)
+        found = tuple(shape.handle(number, each) & TC_PRIO_MAX for each in held)
+        assert found == (TC_PRIO_BESTEFFORT, TC_PRIO_INTERACTIVE_BULK, TC_PRIO_INTERACTIVE)

@@ -23,6 +23,9 @@ def set_rates(tc: TrafficControl, ifindex: int, rate: QueuedRate, segment_bytes:
 
 def set_leaves(tc: TrafficControl, ifindex: int, rate: QueuedRate, segment_bytes: int) -> None:
     """What the classes hold; they are there."""
-    first, rest = shape.leaf_for_first(rate), shape.leaf_for_rest(rate, segment_bytes)
+    first = shape.leaf_for_first(rate)
     tc.set_first_leaf(ifindex, first.parent, first.handle, limit_packets=first.limit_packets)
-    tc.set_bulk_leaf(ifindex, rest.parent, rest.handle, limit_bytes=rest.limit_bytes, segment_bytes=rest.segment_bytes)
+    for bulk in shape.bulk_leaves(rate, segment_bytes):
+        tc.set_bulk_leaf(
+            ifindex, bulk.parent, bulk.handle, limit_bytes=bulk.limit_bytes, segment_bytes=bulk.segment_bytes
+        )

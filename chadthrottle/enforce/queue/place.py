@@ -164,9 +164,9 @@ class Place:
                 set_leaves(self._tc, own.is_queue, rate, own.segment)
             elif rate.number in changed:
                 # At a lower rate what waits already would take its time for seconds, and what comes meanwhile too.
-                room = shape.leaf_for_rest(rate, own.segment)
-                if there.get(room.parent, 0) > room.limit_bytes:
-                    self._drain(own.is_queue, [room.parent], there)
+                rooms = shape.bulk_leaves(rate, own.segment)
+                full = [room.parent for room in rooms if there.get(room.parent, 0) > room.limit_bytes]
+                self._drain(own.is_queue, full, there)
                 set_leaves(self._tc, own.is_queue, rate, own.segment)
                 set_rates(self._tc, own.is_queue, rate, own.segment)
 
@@ -174,18 +174,16 @@ class Place:
         """Those of other rules, and directions, than these wholes: after what waits in them has left."""
         gone = [each for each in there if shape.whole_of(each) not in wanted]
         self._drain(ifindex, gone, there)
-        for each in sorted(gone, key=_is_whole):  # parts first: their parent is in use till then
+        for each in sorted(gone, key=_depth, reverse=True):  # parts first: their parent is in use till then
             self._tc.remove_class(ifindex, each)
 
     def _drain(self, ifindex: int, handles: Iterable[int], there: Mapping[int, int]) -> None:
         """What waits in these classes leaves soon. Their rates are to be set again."""
-        parts = [each for each in handles if there[each] and not _is_whole(each)]
+        parts = [each for each in handles if there[each]]
         if not parts:
             return
-        for whole in {shape.whole_of(each) for each in parts}:
-            self._set_free(ifindex, shape.ROOT, whole)
-        for each in parts:
-            self._set_free(ifindex, shape.whole_of(each), each)
+        for each in sorted({each for part in parts for each in _line(part)}, key=_depth):
+            self._set_free(ifindex, shape.parent_of(each), each)
         deadline = time.monotonic() + _DRAIN_MOST_S
         time.sleep(_DRAIN_S)
         while time.monotonic() < deadline:
@@ -371,8 +369,14 @@ class _Programs:
         return self._loaded[name]
 
 
-def _is_whole(handle: int) -> bool:
-    return shape.whole_of(handle) == handle
+def _line(handle: int) -> list[int]:
+    """A class and those above it."""
+    return [] if handle == shape.ROOT else [handle, *_line(shape.parent_of(handle))]
+
+
+def _depth(handle: int) -> int:
+    """Of a whole: 1."""
+    return len(_line(handle))
 
 
 def _is_queue(device: Device) -> bool:
