@@ -5,16 +5,19 @@ DESTDIR =
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test install uninstall lint build clean setup-build setup-test
+.PHONY: help demo test test-long install uninstall lint build clean setup-build setup-test
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 demo: setup-test ## show on a transfer of its own what chadthrottle does (as root, or through sudo)
 	@$(INVOKE) demo
 
-test: setup-test ## run all tests, those of the kernel too (as root, or through sudo)
+test: setup-test ## run the tests, those of the kernel too (as root, or through sudo)
 	@$(INVOKE) test
+
+test-long: setup-test ## run those that take long: stress, faults at every step, demo, benchmarks
+	@$(INVOKE) test-long
 
 install: setup-build ## install a release build into PREFIX (/usr/local)
 	@$(INVOKE) install --prefix="$(PREFIX)" --destdir="$(DESTDIR)"

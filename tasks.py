@@ -75,14 +75,19 @@ def clean(_: Context) -> None:
 
 @task(pre=[build_ebpf], help={"args": "arguments for pytest, as one string, instead of all tests"})
 def test(_: Context, args: str = "") -> None:
-    """Run all tests, as root: those of the kernel too, none of which may be skipped."""
-    run(
-        sys.executable,
-        *(("-m", "pytest", *shlex.split(args)) if args else ("tests/run.py",)),
-        root=True,
-        namespaces=True,
-        env={"CHADTHROTTLE_REQUIRE_KERNEL_TESTS": "1", "PATH": _path()},
-    )
+    """Run the tests, as root: those of the kernel too, none of which may be skipped; but for the long ones."""
+    _run_tests(*(("-m", "pytest", *shlex.split(args)) if args else ("tests/run.py",)))
+
+
+@task(pre=[build_ebpf], name="test-long")
+def long_tests(_: Context) -> None:
+    """Run the tests that take long, as root: stress, faults at every step, the demo, the benchmarks' own."""
+    _run_tests("-m", "pytest", "tests/kernel", "-m", "long")
+
+
+def _run_tests(*words: str) -> None:
+    environment = {"CHADTHROTTLE_REQUIRE_KERNEL_TESTS": "1", "PATH": _path()}
+    run(sys.executable, *words, root=True, namespaces=True, env=environment)
 
 
 @task

@@ -1,4 +1,4 @@
-"""All tests: those of the kernel on this terminal, and beside them the others, whose output is shown after.
+"""All but the long ones: those of the kernel on this terminal, and beside them the others, whose output is shown after.
 
     python tests/run.py
 
@@ -29,7 +29,7 @@ def main() -> int:
         with subprocess.Popen(
             [*beside, *others], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         ) as running:
-            status = subprocess.Popen(pytest(*KERNEL), cwd=ROOT).wait()
+            status = subprocess.Popen(pytest(*KERNEL, "-m", "not long"), cwd=ROOT).wait()
         output.seek(0)
         print("+", shlex.join(others), flush=True)
         sys.stdout.buffer.write(output.read())

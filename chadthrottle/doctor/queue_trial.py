@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from chadthrottle.abi import ThrottleDirection
+from chadthrottle.bpf.constants import ProgType
+from chadthrottle.bpf.descriptor import Descriptor
+from chadthrottle.bpf.trials import Attempt, returns
 from chadthrottle.enforce.private_network import Inhabitant
 from chadthrottle.enforce.queue import shape
 from chadthrottle.enforce.queue.classes import set_leaves, set_rates
-from chadthrottle.enforce.queue.place import DEVICE
+from chadthrottle.enforce.queue.place import DEVICE, FILTER
 from chadthrottle.errors import ChadthrottleError
-from chadthrottle.netlink import Links, TrafficControl
+from chadthrottle.netlink import CLSACT_INGRESS, Links, TrafficControl
 
 __all__ = ["Missing", "first_missing"]
 
@@ -21,7 +24,7 @@ class Missing(NamedTuple):
     """A piece that could not be made."""
 
     piece: str
-    """"IFB devices", "HTB", "tbf", "clsact"; "" if it was the namespace."""
+    """One of _MODULES; "" if it was the namespace."""
     module: str
     config: str
     message: str
@@ -33,6 +36,10 @@ _MODULES = {
     "HTB": ("sch_htb", "CONFIG_NET_SCH_HTB"),
     "tbf": ("sch_tbf", "CONFIG_NET_SCH_TBF"),
     "clsact": ("sch_ingress", "CONFIG_NET_SCH_INGRESS"),
+    "bpf filter with the actions mirred and gact": (
+        "-a cls_bpf act_mirred act_gact",
+        "CONFIG_NET_CLS_BPF, CONFIG_NET_ACT_MIRRED and CONFIG_NET_ACT_GACT",
+    ),
 }
 
 
@@ -75,9 +82,19 @@ class _Trial:
             ]
             if clsact:
                 steps.append(("clsact", lambda: tc.add_clsact(made[0])))
+                steps.append(("bpf filter with the actions mirred and gact", lambda: _add_filter(tc, made[0])))
             for piece, step in steps:
                 try:
                     step()
                 except ChadthrottleError as error:
                     return piece, error.message, error.exit_code
         return None
+
+
+def _add_filter(tc: TrafficControl, ifindex: int) -> None:
+    """As queues are fed where there is no tcx. That programs can be loaded is for other findings to tell."""
+    fd, _, _ = Attempt(ProgType.BPF_PROG_TYPE_SCHED_CLS, returns(0)).load()
+    if fd < 0:
+        return
+    with Descriptor(fd) as program:
+        tc.add_filter(ifindex, CLSACT_INGRESS, FILTER, program_fd=program.fd, name=DEVICE, redirect_to=ifindex)

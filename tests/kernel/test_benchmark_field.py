@@ -15,6 +15,8 @@ from benchmarks.field.outcome import Outcome
 from benchmarks.field.place import Place, Unavailable, built
 from chadthrottle.model import Direction
 
+pytestmark = pytest.mark.long
+
 UDP = Cell(M, protocol="udp", datagram=1400)
 
 

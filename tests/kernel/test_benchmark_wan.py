@@ -18,6 +18,8 @@ from tests.support.network import Endpoint
 from tests.support.patience import patient
 from tests.support.rates import within
 
+pytestmark = pytest.mark.long
+
 DELAY_S = 0.01
 LATE_S = patient(0.004)
 """Of a round trip's median: two timers and four wake-ups on a machine that does other things too."""

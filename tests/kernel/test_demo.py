@@ -24,6 +24,8 @@ from tools.demo.errors import DemoError
 from tools.demo.show import Rates, wrong_with
 from tools.demo.surroundings import CGROUP_PREFIX
 
+pytestmark = pytest.mark.long
+
 COMMAND = [sys.executable, "-m", "tools.demo"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(build_ebpf.ROOT)}
 HOOKS = (

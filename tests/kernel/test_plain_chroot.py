@@ -44,6 +44,7 @@ def test_namespaces_can_be_changed_below_own_root(wrapper: tuple[str, ...], tmp_
         assert "Invalid argument" in done.stderr
 
 
+@pytest.mark.long
 def test_the_demo_runs(tmp_path: Path) -> None:
     built_objects("throttle")
     done = inside(tmp_path, sys.executable, "-m", "tools.demo", "--seconds", "2")

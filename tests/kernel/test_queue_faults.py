@@ -16,6 +16,8 @@ from tests.support.queued import (
 )
 from tests.support.throttled import LIMIT, Scene
 
+pytestmark = pytest.mark.long
+
 MOST_STEPS = 200
 
 

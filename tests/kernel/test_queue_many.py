@@ -18,6 +18,8 @@ from tests.support.patience import FACTOR, patient
 from tests.support.queued import classes, notes, require_limited, traffic_control
 from tests.support.throttled import LIMIT, Scene
 
+pytestmark = pytest.mark.long
+
 RULES = 200 if FACTOR == 1 else 40
 
 

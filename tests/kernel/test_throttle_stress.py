@@ -9,6 +9,8 @@ from tools.stress.audit import BUFFER_BYTES, CPUS, Look, Way, compare
 from tools.stress.commands import Asked
 from tools.stress.run import stress
 
+pytestmark = pytest.mark.long
+
 SECONDS, SEED = 3, 20261123
 S, MS = 10**9, 10**6
 RATE = 1_000_000
