@@ -32,7 +32,7 @@ class Missing(NamedTuple):
 
 
 _MODULES = {
-    "IFB devices": ("ifb", "CONFIG_IFB"),
+    "IFB devices": ("ifb numifbs=0", "CONFIG_IFB"),  # else it makes ifb0 and ifb1, too
     "HTB": ("sch_htb", "CONFIG_NET_SCH_HTB"),
     "tbf": ("sch_tbf", "CONFIG_NET_SCH_TBF"),
     "clsact": ("sch_ingress", "CONFIG_NET_SCH_INGRESS"),

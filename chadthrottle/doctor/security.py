@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chadthrottle.bpf import attr
-from chadthrottle.bpf.constants import AttachType, BpfCmd, ProgType
+from chadthrottle.bpf.constants import AttachType, BpfCmd
 from chadthrottle.bpf.errors import errno_name
 from chadthrottle.bpf.syscall import bpf_errno
-from chadthrottle.bpf.trials import BAD_FD, Support, helper
+from chadthrottle.bpf.trials import BAD_FD
 from chadthrottle.doctor.check import Check, Context
 from chadthrottle.doctor.consequences import WITHOUT_BPF
 from chadthrottle.doctor.finding import Group, Need, Outcome, failed, ok, unknown
@@ -24,7 +24,6 @@ __all__ = ["BPF_LET_THROUGH", "LOCKDOWN", "SECURITY_MODULES", "UNPRIVILEGED_BPF"
 _SECURITYFS = Path("/sys/kernel/security")
 _MOUNT_SECURITYFS = "sudo mount -t securityfs securityfs /sys/kernel/security"
 _REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS)
-_PROBE_READ_KERNEL = 113  # its number in include/uapi/linux/bpf.h
 _FILTERED = "2"  # SECCOMP_MODE_FILTER of include/uapi/linux/seccomp.h
 
 
@@ -145,32 +144,19 @@ def _unprivileged(_context: Context) -> Outcome:
     return ok(f"kernel.unprivileged_bpf_disabled is {value}: {meaning.get(value, 'unknown')}; limits need root anyway")
 
 
-def _lockdown(context: Context) -> Outcome:
+def _lockdown(_context: Context) -> Outcome:
+    """No mode keeps us from anything (tests/vm/test_until_reboot.py); a refused object of ours is CT-OBJ-04's."""
     try:
         text = (_SECURITYFS / "lockdown").read_text(encoding="ascii")
     except OSError as error:
         return _no_securityfs(error, "lockdown")
-    mode = chosen(text)
-    context.shared["lockdown"] = mode
     meaning = {
         "none": "it is off",
         "integrity": "integrity, which leaves alone what limits do",
+        "confidentiality": "confidentiality, which takes helpers away that our programs do not call",
     }
-    if mode == "confidentiality" and _refuses_reading():
-        return failed(
-            "confidentiality: programs may not read kernel memory",
-            tried="a program that calls bpf_probe_read_kernel, after reading /sys/kernel/security/lockdown",
-            came_back=text.strip(),
-            means="our programs look up whose socket is whose in kernel memory, and are not loaded",
-            cure=("Take lockdown=confidentiality from the kernel's command line, or make it integrity, and reboot.",),
-            blocks=frozenset({Need.OUR_OBJECTS}),
-        )
+    mode = chosen(text)
     return ok(meaning.get(mode, mode))
-
-
-def _refuses_reading() -> bool:
-    """bpf_tracing_func_proto() of kernel/trace/bpf_trace.c hides the helper then (LOCKDOWN_BPF_READ_KERNEL)."""
-    return helper(_PROBE_READ_KERNEL, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT)().support is Support.UNSUPPORTED
 
 
 def chosen(text: str) -> str:

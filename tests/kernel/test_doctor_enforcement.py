@@ -48,7 +48,7 @@ def state(report: Report, check_id: str) -> Status:
 @pytest.mark.parametrize(
     ("owner", "name", "piece", "module"),
     [
-        (Links, "add_ifb", "IFB devices", "ifb"),
+        (Links, "add_ifb", "IFB devices", "ifb numifbs=0"),
         (TrafficControl, "make_htb", "HTB", "sch_htb"),
         (TrafficControl, "set_bulk_leaf", "tbf", "sch_tbf"),
     ],
