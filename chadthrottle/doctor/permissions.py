@@ -1,10 +1,15 @@
 """What the caller may do: namespaces, root, capabilities. Who refuses all the same is in security.py."""
 
+import errno
 import os
 from pathlib import Path
 
+from chadthrottle.bpf import attr
+from chadthrottle.bpf.constants import AttachType, BpfCmd
+from chadthrottle.bpf.syscall import bpf_errno
+from chadthrottle.bpf.trials import BAD_FD
 from chadthrottle.doctor.check import Check, Context
-from chadthrottle.doctor.consequences import EVERYTHING, lack_of_root
+from chadthrottle.doctor.consequences import EVERYTHING, WITHOUT_BPF, lack_of_root
 from chadthrottle.doctor.finding import Group, Need, Outcome, failed, ok, unknown
 from chadthrottle.doctor.security import BPF_LET_THROUGH, LOCKDOWN, SECURITY_MODULES, UNPRIVILEGED_BPF
 from chadthrottle.errors import KernelCannotError
@@ -113,9 +118,17 @@ def _lost(wanting: list[str]) -> frozenset[Need]:
     lost: set[Need] = set()
     if "CAP_NET_ADMIN" in wanting:
         lost |= {Need.NETWORK, Need.QUEUE}
+        if _queries_are_refused():
+            lost |= WITHOUT_BPF
     if "CAP_SYS_PTRACE" in wanting:
         lost |= {Need.TARGET, Need.TARGET_CGROUP}
     return frozenset(lost)
+
+
+def _queries_are_refused() -> bool:
+    """Nor may what is attached be read back: in bpf_prog_query() of Linux 6.1 nothing stands in for CAP_NET_ADMIN."""
+    query = attr.ProgQuery(target_fd=BAD_FD, attach_type=AttachType.BPF_CGROUP_INET_EGRESS)
+    return bpf_errno(BpfCmd.BPF_PROG_QUERY, query)[1] == errno.EPERM
 
 
 def _process_numbers(context: Context) -> Outcome:
