@@ -112,6 +112,7 @@ def demo(_: Context) -> None:
         "only": "only these limiters, with commas between them",
         "seconds": "how long each is measured",
         "install": "first install the limiters that are not here, from Debian's packages and PyPI",
+        "add": "keep the last run's numbers of whatever is not measured now",
         "output": "where page and picture go, instead of docs/; '-' for nowhere",
         "others": "run every other benchmark in benchmarks/ instead",
     },
@@ -123,6 +124,7 @@ def bench(
     only: str = "",
     seconds: int = 0,
     install: bool = False,
+    add: bool = False,
     output: str = "",
     others: bool = False,
 ) -> None:
@@ -131,7 +133,7 @@ def bench(
         for script in sorted(set((ROOT / "benchmarks").glob("*.py")) - {COMPARISON}):
             run(sys.executable, str(script.relative_to(ROOT)), root=True, env={"PATH": _path()})
         return
-    flags = [f"--{name}" for name, given in (("quick", quick), ("install", install)) if given]
+    flags = [f"--{name}" for name, given in (("quick", quick), ("install", install), ("add", add)) if given]
     values = {"cells": cells, "only": only, "seconds": str(seconds or ""), "output": output}
     flags += [f"--{name}={value}" for name, value in values.items() if value]
     run(sys.executable, str(COMPARISON.relative_to(ROOT)), *flags, root=True, env={"PATH": _path()})

@@ -1,6 +1,6 @@
 """chadthrottle beside what a user would pick instead: the same traffic, one after the other, the same meter.
 
-    sudo python benchmarks/bench.py [--quick] [--cells REGEX] [--only NAME,…] [--seconds N] [--output DIR|-]
+    sudo python benchmarks/bench.py [--quick] [--cells REGEX] [--only NAME,…] [--seconds N] [--add] [--output DIR|-]
     sudo python benchmarks/bench.py --install      what is missing, from Debian's packages and PyPI
     python benchmarks/bench.py --render            page and picture again from the last run's numbers
     python benchmarks/bench.py --list              the cells and the limiters, and which are here
@@ -61,7 +61,7 @@ def main() -> None:
     if arguments.list:
         _list(cells, chosen)
         return
-    part = bool(arguments.cells or arguments.only)
+    part = bool(arguments.cells or arguments.only) and not arguments.add
     output = Path(arguments.output).resolve() if arguments.output else None if part else DOCS
     _bench(arguments, cells, chosen, None if arguments.output == "-" else output)
 
@@ -77,6 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--install", action="store_true", help="first install the limiters that are not here")
     parser.add_argument("--list", action="store_true", help="show cells and limiters, and measure nothing")
     parser.add_argument("--render", action="store_true", help="write page and picture from the last run's numbers")
+    parser.add_argument("--add", action="store_true", help="keep the last run's numbers of what is not measured")
     parser.add_argument("--output", metavar="DIR", help="where page and picture go; '-' writes none")
     return parser.parse_args()
 
@@ -96,6 +97,7 @@ def _bench(
     compared = [(each.key, each.name, _version(each), each.about) for each in chosen]
     load = os.getloadavg()[0]
     outcomes: list[Outcome] = []
+    before = read_run(NUMBERS) if arguments.add else None
     leftovers: list[str] = []
     for cell in cells:
         print(f"\n{title(cell)}", *HEADER, sep="\n", flush=True)
@@ -113,6 +115,8 @@ def _bench(
             compared=compared,
             outcomes=outcomes,
         )
+        if before:
+            run = before.with_added(run)
         if output:  # after each: what was measured is kept if the rest is not
             if output == DOCS:
                 write_run(NUMBERS, run)
@@ -125,7 +129,7 @@ def _command(arguments: argparse.Namespace) -> str:
     """What makes this page again."""
     values = {name: getattr(arguments, name) for name in ("cells", "only", "seconds", "output")}
     given = [f"--{name} {shlex.quote(str(value))}" for name, value in values.items() if value]
-    return " ".join(["invoke bench", *["--quick"] * arguments.quick, *given])
+    return " ".join(["invoke bench", *["--quick"] * arguments.quick, *given, *["--add"] * arguments.add])
 
 
 def _measured(cell: Cell, contender: Contender, seconds: int) -> tuple[Outcome, list[str]]:

@@ -223,7 +223,7 @@ static __always_inline int judge_upload(struct judgement *it, __u64 ahead_ns)
 static __always_inline bool is_to_be_told(struct judgement *it, bool queued, __u64 ahead_ns)
 {
 	if (queued)
-		return has_waited_long(it->skb, it->tag, it->rate, it->count, it->wire.packets, it->now);
+		return has_waited_long(it->skb, it->tag, it->rate, it->count, &it->wire, it->now);
 	if (!it->armed)
 		return is_to_settle(it->sk, it->tag, it->rate, it->count, it->now);
 	return is_over(it, ahead_ns);

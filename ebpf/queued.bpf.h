@@ -35,6 +35,12 @@
  */
 #define TELL_AGAIN_PACKETS 512
 
+/*
+ * Who sends less at a time (a request, the end of an answer) is not who fills the queue, and would wait for a timeout: what
+ * it lost is not followed by more.
+ */
+#define TELL_LEAST_BYTES 1000
+
 /* While a rule is being set up there is no queue yet, and a round trip is short. */
 #define SETTLE_AGAIN_MS 10
 #define SETTLED_BYTES 65536
@@ -77,13 +83,13 @@ static __always_inline bool is_time_to_tell(struct throttle_tag *tag, __u64 now,
 
 static __always_inline bool has_waited_long(struct __sk_buff *skb, struct throttle_tag *tag,
 					    const struct throttle_rate *rate, struct throttle_count *count,
-					    __u32 packets, __u64 now)
+					    const struct wire_size *wire, __u64 now)
 {
 	__u64 target = rate->bytes_per_s < QUEUE_SLOW_BYTES_PER_S ? QUEUE_TARGET_SLOW_NS : QUEUE_TARGET_NS;
 	__u16 waited = queue_clock(now) - (__u16)skb->tc_index;
 
-	if (!skb->tc_index || waited < target >> QUEUE_CLOCK_SHIFT ||
-	    count->passed_packets - count->told_packets < TELL_AGAIN_PACKETS * packets ||
+	if (!skb->tc_index || waited < target >> QUEUE_CLOCK_SHIFT || wire->bytes < TELL_LEAST_BYTES ||
+	    count->passed_packets - count->told_packets < TELL_AGAIN_PACKETS * wire->packets ||
 	    !is_time_to_tell(tag, now, TELL_AGAIN_MS))
 		return false;
 	count->told_packets = count->passed_packets;

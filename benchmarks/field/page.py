@@ -1,7 +1,7 @@
 """The results as Markdown: docs/accuracy.md."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.field.outcome import Delay, Outcome
 
@@ -20,7 +20,7 @@ HOW = """
 Each row is a run of its own, a cell's rows one right after the other: two network namespaces, a veth or, where
 there is a round trip, the relay of benchmarks/wan with a line of ten times the limit (none where that is more than
 3 Gbit/s) and a queue of one round trip; a program whose traffic runs unlimited and then gets the limit. Everything is
-from the {seconds} seconds after the first.
+from the {seconds} seconds after the first. Of two commands above, the second measured its rows later.
 
 - **Achieved**: IP bytes that reached the receiving sockets ÷ the limit, counted by a filter on those sockets, past
   every limiter and the same for all. Retransmissions that arrive count. A limiter that counts Ethernet headers is
@@ -52,6 +52,18 @@ class Run:
 
     def name(self, key: str) -> str:
         return next(name for each, name, _, _ in self.compared if each == key)
+
+    def with_added(self, other: "Run") -> "Run":
+        """A later run's outcomes in the place of these; the page names both commands."""
+        later = {(each.cell, each.contender): each for each in other.outcomes}
+        compared = {each[0]: each for each in (*self.compared, *other.compared)}
+        outcomes = [later.pop((each.cell, each.contender), each) for each in self.outcomes]
+        return replace(
+            self,
+            command=f"{self.command}`, then `{other.command}",
+            compared=list(compared.values()),
+            outcomes=[*outcomes, *later.values()],
+        )
 
     def by_cell(self) -> dict[str, list[Outcome]]:
         """In the order in which they were measured."""

@@ -151,6 +151,21 @@ def test_every_row_has_as_many_cells_as_the_header() -> None:
     assert any("the 3 seconds after the first" in line for line in lines)
 
 
+def test_a_later_run_takes_the_place_of_what_it_measured_again() -> None:
+    run = a_run()
+    cells = [title(cell) for cell in grid.quick()]
+    again = [Outcome(cells[0], "trickle", "", 1.2), Outcome(cells[1], "trickle", "", 1.3)]
+    compared = [("trickle", "trickle", "1.07", "c")]
+    both = run.with_added(replace(run, command="invoke bench --only trickle", compared=compared, outcomes=again))
+    assert both.by_cell() == {cells[0]: [run.outcomes[0], again[0], run.outcomes[2]], cells[1]: [again[1]]}
+    assert [each[:3] for each in both.compared] == [
+        ("nft", "nftables", "1.0.6"),
+        ("trickle", "trickle", "1.07"),
+        ("none", "no limit", ""),
+    ]
+    assert any("`invoke bench --quick`, then `invoke bench --only trickle`" in line for line in page(both, "x.svg"))
+
+
 def test_in_short_are_the_worst_of_what_was_measured() -> None:
     run = a_run()
     cells = [title(cell) for cell in grid.quick()]
