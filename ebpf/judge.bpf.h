@@ -173,18 +173,22 @@ static __always_inline void charge_queued(struct judgement *it)
 #define CONTENDED_NS NS_PER_S
 #define OTHERS_AHEAD_NS (AHEAD_TARGET_NS / 2)
 
+static __always_inline bool others_had_half(struct judgement *it)
+{
+	return police_ahead(it->other_until, it->ticks) >= it->rate->burst_ns / 2 * TICKS_PER_NS;
+}
+
 static __always_inline bool others_have_their_part(struct judgement *it, __u64 ahead_ns)
 {
 	if (it->wire.bytes <= SMALL_PACKET_BYTES || it->now - *(volatile __u64 *)it->tcp_ns > CONTENDED_NS)
 		return false;
-	return ahead_ns >= OTHERS_AHEAD_NS &&
-	       police_ahead(it->other_until, it->ticks) >= it->rate->burst_ns / 2 * TICKS_PER_NS;
+	return ahead_ns >= OTHERS_AHEAD_NS && others_had_half(it);
 }
 
 /* A queue takes all that they offer, and gives them half while TCP has something to send: that much is measured. */
 static __always_inline bool others_take_their_part(struct judgement *it)
 {
-	if (police_ahead(it->other_until, it->ticks) >= it->rate->burst_ns / 2 * TICKS_PER_NS)
+	if (others_had_half(it))
 		return false;
 	police_charge(it->other_until, it->wire.bytes, it->rate->bytes_per_s / 2);
 	return true;

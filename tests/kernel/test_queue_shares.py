@@ -8,7 +8,7 @@ import pytest
 
 from chadthrottle.model import Engine
 from tests.support.patience import FACTOR
-from tests.support.queued import datagrams, goes_through_queue, receive_datagrams, require_rate
+from tests.support.queued import datagrams, download_beside_a_flood, goes_through_queue, receive_datagrams, require_rate
 from tests.support.rates import gets_faster, rates
 from tests.support.throttled import LIMIT, Program, Scene
 
@@ -39,14 +39,8 @@ def test_connections_of_one_program_share(stage: Scene) -> None:
 
 
 def test_a_flood_of_datagrams_leaves_tcp_its_part(stage: Scene) -> None:
-    """Twelve times the limit by UDP, which does not slow down, and TCP, which does: TCP has no loss for it."""
-    program = stage.start()
-    receive_datagrams(program, "flood", 6000)
-    program.busy_download("stream")
-    stage.throttle(program)
-    with datagrams(stage.peer.endpoint, 6100, (stage.here.ipv4, 6000), 1200):
-        time.sleep(1.5)
-        flood, stream = rates(lambda: program.received("flood"), lambda: program.received("stream"), seconds=2)
+    """TCP has no loss for it."""
+    flood, stream = download_beside_a_flood(stage, Engine.QUEUE)
     assert stream > 0.35 * LIMIT
     assert flood > 0.25 * LIMIT
     assert flood + stream < 1.05 * LIMIT

@@ -3,7 +3,7 @@
 import time
 
 from chadthrottle.model import Engine
-from tests.support.queued import datagrams, receive_datagrams
+from tests.support.queued import download_beside_a_flood
 from tests.support.rates import rates
 from tests.support.throttled import LIMIT, Scene
 
@@ -23,13 +23,7 @@ def test_a_flood_of_datagrams_leaves_tcp_its_part(stage: Scene) -> None:
 
 def test_a_flood_of_datagrams_leaves_policed_downloads_their_part(stage: Scene) -> None:
     """Less than half: TCP gives way to what it loses."""
-    program = stage.start()
-    receive_datagrams(program, "flood", 6000)
-    program.busy_download("stream")
-    stage.throttle(program, up=None, engine=Engine.CGROUP)
-    with datagrams(stage.peer.endpoint, 6100, (stage.here.ipv4, 6000), 1200):
-        time.sleep(1.5)
-        flood, stream = rates(lambda: program.received("flood"), lambda: program.received("stream"), seconds=3)
+    flood, stream = download_beside_a_flood(stage, Engine.CGROUP)
     assert stream > 0.25 * LIMIT
     assert flood > 0.25 * LIMIT
     assert flood + stream < 1.1 * LIMIT

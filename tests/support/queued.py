@@ -12,10 +12,11 @@ from chadthrottle.abi import ThrottleCount, ThrottleDirection
 from chadthrottle.enforce.hooks import open_pinned, pins_of_this_version
 from chadthrottle.enforce.queue import records
 from chadthrottle.enforce.rules import all_rules
+from chadthrottle.model import Engine
 from tests.support.driven import send_steadily
 from tests.support.network import Endpoint
 from tests.support.patience import patient
-from tests.support.rates import gets_faster, rate
+from tests.support.rates import gets_faster, rate, rates
 from tests.support.throttled import BLOCK, LIMIT, SINK, SOURCE, Program, Scene
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "classes",
     "counts",
     "datagrams",
+    "download_beside_a_flood",
     "download_from",
     "goes_through_queue",
     "ip",
@@ -268,3 +270,15 @@ def datagrams(
         ended.set()
         thread.join()
         made.close()
+
+
+def download_beside_a_flood(stage: Scene, engine: Engine) -> tuple[float, float]:
+    """TCP beside twelve times the limit by UDP, which does not slow down; bytes/s of the two, the flood's first."""
+    program = stage.start()
+    receive_datagrams(program, "flood", 6000)
+    program.busy_download("stream")
+    stage.throttle(program, up=None, engine=engine)
+    with datagrams(stage.peer.endpoint, 6100, (stage.here.ipv4, 6000), 1200):
+        time.sleep(1.5)
+        flood, stream = rates(lambda: program.received("flood"), lambda: program.received("stream"), seconds=3)
+    return flood, stream
